@@ -1,0 +1,2 @@
+//! nucleus
+fn main() {}
