@@ -1,0 +1,151 @@
+//! The module's exports: where requests arrive and replies leave.
+//!
+//! The buffers of a call live until the next one, as the ABI promises; they are then released
+//! together with everything else the call allocated.
+#![allow(unsafe_code, reason = "exports have unmangled names, and the nucleus writes the request into memory")]
+
+use core::cell::{Cell, RefCell};
+use core::mem::ManuallyDrop;
+
+use cell_abi::limits::FRAME_PAYLOAD_BYTES_MAX;
+use rkyv::util::AlignedVec;
+
+use crate::dispatch::{Answer, Entry, Table};
+use crate::host;
+
+/// The request is not a valid value of the input type.
+const BAD_REQUEST: u64 = u64::MAX;
+
+/// What the nucleus may still write to or read from.
+struct Buffers {
+    request: AlignedVec,
+    reply: Reply,
+}
+
+enum Reply {
+    None,
+    Archive(AlignedVec),
+    #[cfg(feature = "json")]
+    Json(Vec<u8>),
+}
+
+// `ManuallyDrop` and constants: no destructor to register and nothing to set up in the first call.
+thread_local! {
+    static TABLE: RefCell<ManuallyDrop<Table>> = const { RefCell::new(ManuallyDrop::new(Table::new())) };
+    static BUFFERS: Cell<Option<ManuallyDrop<Buffers>>> = const { Cell::new(None) };
+}
+
+/// Enters a receptor into the table; called in `_initialize`.
+///
+/// # Panics
+///
+/// If the module cannot be a cell; the module is then refused at deploy, with this message in its log.
+#[expect(clippy::panic, reason = "the only way to refuse from `_initialize`")]
+pub fn register(entry: &'static Entry) {
+    TABLE.with_borrow_mut(|table| {
+        if let Err(message) = table.insert(entry) {
+            panic!("{message}");
+        }
+    });
+}
+
+/// Gives the 16-aligned address of `len` writable bytes for the next request, or 0 if that is too large.
+#[unsafe(no_mangle)]
+extern "C" fn cell_mailbox(len: usize) -> *mut u8 {
+    release(BUFFERS.take());
+    if u32::try_from(len).is_ok_and(|len| len > FRAME_PAYLOAD_BYTES_MAX) {
+        return core::ptr::null_mut();
+    }
+    let mut request = AlignedVec::with_capacity(len);
+    let address = request.as_mut_ptr();
+    BUFFERS.set(Some(ManuallyDrop::new(Buffers { request, reply: Reply::None })));
+    address
+}
+
+/// Handles the archive at `request`; gives the reply's address in the low and its length in the high 32 bits.
+#[unsafe(no_mangle)]
+extern "C" fn cell_receive(receptor: usize, request: *const u8, len: usize) -> u64 {
+    handle(receptor, request, len, Entry::receive)
+}
+
+/// The same as [`cell_receive`] with JSON text on both sides.
+///
+/// For text that does not fit the input type it rejects with `reject_code::BAD_JSON`, so that the
+/// caller learns what is wrong with it, and returns what says that the request is bad.
+#[cfg(feature = "json")]
+#[unsafe(no_mangle)]
+extern "C" fn cell_receive_json(receptor: usize, request: *const u8, len: usize) -> u64 {
+    handle(receptor, request, len, Entry::receive_json)
+}
+
+fn handle(receptor: usize, request: *const u8, len: usize, receive: fn(&Entry, &[u8]) -> Answer) -> u64 {
+    let Some(mut buffers) = BUFFERS.take() else { return BAD_REQUEST };
+    if request != buffers.request.as_ptr() || len > buffers.request.capacity() {
+        return BAD_REQUEST;
+    }
+    // SAFETY: the buffer has room for `len` bytes, and the nucleus wrote them before this call.
+    unsafe { buffers.request.set_len(len) };
+    let answer = match TABLE.with_borrow(|table| table.find(receptor)) {
+        Some(entry) => receive(entry, &buffers.request),
+        None => Answer::BadRequest,
+    };
+    let result = match answer {
+        Answer::Archive(reply) => {
+            let result = range(&reply);
+            buffers.reply = Reply::Archive(reply);
+            result
+        }
+        #[cfg(feature = "json")]
+        Answer::Json(reply) => {
+            let result = range(&reply);
+            buffers.reply = Reply::Json(reply);
+            result
+        }
+        Answer::Reject(reject) => {
+            host::reject(reject.code, &reject.message);
+            BAD_REQUEST
+        }
+        Answer::BadRequest => BAD_REQUEST,
+    };
+    BUFFERS.set(Some(buffers));
+    result
+}
+
+/// Address and length in one number.
+fn range(bytes: &[u8]) -> u64 {
+    let [a0, a1, a2, a3] = bytes.as_ptr().addr().to_le_bytes();
+    let [l0, l1, l2, l3] = bytes.len().to_le_bytes();
+    u64::from_le_bytes([a0, a1, a2, a3, l0, l1, l2, l3])
+}
+
+/// Makes the heap what it was before the last call.
+///
+/// A fresh instance takes the same path with no buffers, so that both cost the same.
+#[cfg(feature = "allocator")]
+fn release(buffers: Option<ManuallyDrop<Buffers>>) {
+    let blocks = buffers.as_ref().map_or(0, |buffers| buffers.blocks());
+    if crate::allocator::start_call(blocks) {
+        return;
+    }
+    // The last call left something in a static: only its buffers may go.
+    drop(buffers.map(ManuallyDrop::into_inner));
+}
+
+#[cfg(not(feature = "allocator"))]
+fn release(buffers: Option<ManuallyDrop<Buffers>>) {
+    drop(buffers.map(ManuallyDrop::into_inner));
+}
+
+#[cfg(feature = "allocator")]
+impl Buffers {
+    /// How many blocks of the heap the buffers hold.
+    fn blocks(&self) -> usize {
+        let reply = match &self.reply {
+            Reply::None => 0,
+            Reply::Archive(reply) => reply.capacity(),
+            #[cfg(feature = "json")]
+            Reply::Json(reply) => reply.capacity(),
+        };
+        usize::from(self.request.capacity() > 0) + usize::from(reply > 0)
+    }
+}

@@ -1,0 +1,253 @@
+//! A deployed cell: its module, its instances, and the queue for them.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use cell_abi::{CellHash, CellName, Interface, Status};
+use tokio::sync::Semaphore;
+use wasmtime::InstancePre;
+
+use crate::engine::{Module, Sandbox};
+use crate::error::LoadError;
+use crate::gate::ModuleKind;
+use crate::guest::Guest;
+use crate::instance::{Instance, Lease};
+use crate::limits::{CALLS_WAITING_MAX, Limits};
+use crate::services::{LogLevel, Services};
+use crate::state::{CellState, MemoryState, StateStore};
+
+/// What an instance remembers from call to call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Isolation {
+    /// An instance serves many calls, one after the other, and keeps its memory.
+    #[default]
+    Instance,
+    /// Every call gets a fresh instance.
+    Call,
+}
+
+/// How a cell is run.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct CellOptions {
+    /// What an instance remembers.
+    pub isolation: Isolation,
+    /// Most instances at once; further calls wait for one. Default 16.
+    pub replicas_max: usize,
+    /// What one instance may take.
+    pub limits: Limits,
+    /// Where key-value state is kept. Default: in memory.
+    pub state: Arc<dyn StateStore>,
+    /// Largest state, in bytes of keys and values. Default 16 MiB.
+    ///
+    /// A write past it is refused with 1 to the guest, which may go on.
+    pub state_bytes_max: u64,
+}
+
+impl Default for CellOptions {
+    fn default() -> Self {
+        Self {
+            isolation: Isolation::Instance,
+            replicas_max: 16,
+            limits: Limits::CELL,
+            state: Arc::new(MemoryState::default()),
+            state_bytes_max: 16 << 20,
+        }
+    }
+}
+
+/// A cell that answers calls.
+pub struct Cell {
+    name: CellName,
+    module: Module,
+    options: CellOptions,
+    state: CellState,
+    sandbox: Arc<Sandbox>,
+    services: Arc<dyn Services>,
+    linked: InstancePre<Guest>,
+    idle: Mutex<Vec<Box<Instance>>>,
+    /// One permit for each instance that may exist.
+    permits: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    live: AtomicUsize,
+    /// No instance is kept any more: the cell was removed or replaced.
+    retired: AtomicBool,
+}
+
+impl std::fmt::Debug for Cell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cell").field("name", &self.name).field("hash", &self.module.hash).finish_non_exhaustive()
+    }
+}
+
+impl Cell {
+    /// Links a module as a cell. No instance exists until the first call.
+    pub fn new(
+        sandbox: &Arc<Sandbox>,
+        name: CellName,
+        module: Module,
+        options: CellOptions,
+        services: Arc<dyn Services>,
+    ) -> Result<Arc<Self>, LoadError> {
+        if module.info.kind != ModuleKind::Cell {
+            return Err(LoadError::WrongKind("the module is a command; run it with `cell run`"));
+        }
+        let linked = sandbox
+            .linker(ModuleKind::Cell)
+            .instantiate_pre(&module.compiled)
+            .map_err(|e| LoadError::Link(format!("{e:#}")))?;
+        let state = CellState {
+            store: Arc::clone(&options.state),
+            turn: Arc::default(),
+            bytes_max: options.state_bytes_max,
+        };
+        Ok(Arc::new(Self {
+            name,
+            module,
+            state,
+            sandbox: Arc::clone(sandbox),
+            services,
+            linked,
+            idle: Mutex::default(),
+            permits: Arc::new(Semaphore::new(options.replicas_max.max(1))),
+            waiting: AtomicUsize::new(0),
+            live: AtomicUsize::new(0),
+            retired: AtomicBool::new(false),
+            options,
+        }))
+    }
+
+    /// Takes an idle instance, starts one, or waits for one, in this order.
+    ///
+    /// Refused: `Busy` when too many wait already or no slot is free, `Trapped` when the cell does
+    /// not start; with a message for people.
+    pub async fn checkout(self: &Arc<Self>) -> Result<Lease, (Status, Vec<u8>)> {
+        let refuse = |status: Status| (status, status.describe().as_bytes().to_vec());
+        let permit = if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            permit
+        } else {
+            let _waiting = Waiting::enter(&self.waiting).ok_or_else(|| refuse(Status::Busy))?;
+            Arc::clone(&self.permits).acquire_owned().await.map_err(|_| refuse(Status::Gone))?
+        };
+        let idle = self.idle_instances().pop();
+        let instance = match idle {
+            Some(instance) => instance,
+            None => Instance::start(self).await.map_err(|error| match error {
+                LoadError::NoSlot => (Status::Busy, error.to_string().into_bytes()),
+                _ => (Status::Trapped, error.to_string().into_bytes()),
+            })?,
+        };
+        self.live.fetch_add(1, Relaxed);
+        Ok(Lease::new(Arc::clone(self), instance, permit))
+    }
+
+    /// Destroys instances that have been idle this long; returns how many.
+    pub fn stop_idle(&self, idle: Duration) -> usize {
+        let now = Instant::now();
+        let mut instances = self.idle_instances();
+        let before = instances.len();
+        let stopped: Vec<_> = instances.extract_if(.., |i| now.saturating_duration_since(i.idle_since) >= idle).collect();
+        let after = instances.len();
+        drop(instances);
+        drop(stopped);
+        before - after
+    }
+
+    /// Lets calls in flight end and keeps no instance after them.
+    ///
+    /// Must be called when a cell is removed or replaced: idle instances hold the cell alive.
+    pub fn retire(&self) {
+        self.retired.store(true, Relaxed);
+        let instances = std::mem::take(&mut *self.idle_instances());
+        drop(instances);
+    }
+
+    /// Whether the cell was built with the JSON adapter.
+    pub const fn has_json(&self) -> bool {
+        self.module.info.has_json
+    }
+
+    /// Instances that exist: serving and idle.
+    pub fn instances(&self) -> usize {
+        self.live.load(Relaxed) + self.idle_instances().len()
+    }
+
+    /// Calls that wait for an instance.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Relaxed)
+    }
+
+    /// The cell's name.
+    pub const fn name(&self) -> &CellName {
+        &self.name
+    }
+
+    /// Hash of the cell's wasm.
+    pub const fn hash(&self) -> CellHash {
+        self.module.hash
+    }
+
+    /// The cell's receptors.
+    pub const fn interface(&self) -> &Interface {
+        &self.module.info.interface
+    }
+
+    /// How the cell is run.
+    pub const fn options(&self) -> &CellOptions {
+        &self.options
+    }
+
+    pub(crate) fn log(&self, level: LogLevel, line: &[u8]) {
+        self.services.log(&self.name, level, line);
+    }
+
+    pub(crate) fn services(&self) -> &dyn Services {
+        &*self.services
+    }
+
+    pub(crate) const fn state(&self) -> Option<&CellState> {
+        Some(&self.state)
+    }
+
+    pub(crate) const fn sandbox(&self) -> &Arc<Sandbox> {
+        &self.sandbox
+    }
+
+    pub(crate) const fn linked(&self) -> &InstancePre<Guest> {
+        &self.linked
+    }
+
+    /// Takes a leased instance back; `None` says that it was destroyed.
+    pub(crate) fn give_back(&self, instance: Option<Box<Instance>>) {
+        self.live.fetch_sub(1, Relaxed);
+        if let Some(mut instance) = instance {
+            instance.idle_since = Instant::now();
+            let mut idle = self.idle_instances();
+            if !self.retired.load(Relaxed) {
+                idle.push(instance);
+            }
+        }
+    }
+
+    fn idle_instances(&self) -> std::sync::MutexGuard<'_, Vec<Box<Instance>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts one waiting call for as long as it lives.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn enter(waiting: &'a AtomicUsize) -> Option<Self> {
+        let entered = waiting.fetch_add(1, Relaxed) < CALLS_WAITING_MAX;
+        let this = Self(waiting);
+        entered.then_some(this)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}

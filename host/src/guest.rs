@@ -1,0 +1,185 @@
+//! What a store holds for its guest: limits, meter, WASI, and the call that runs.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use cell_abi::{AccountId, Fuel, Reject};
+use wasmtime::ResourceLimiter;
+use wasmtime_wasi::WasiCtxBuilder;
+use wasmtime_wasi::p1::WasiP1Ctx;
+
+use crate::cell::Cell;
+use crate::error::Stop;
+use crate::limits::{GROWS_MAX, Limits};
+use crate::meter::{Gauge, StopHandle};
+use crate::price;
+use crate::state::StateCall;
+use crate::stdio::LogStream;
+
+const PAGE_BYTES: usize = 64 << 10;
+
+pub(crate) struct Guest {
+    pub(crate) gauge: Arc<Gauge>,
+    pub(crate) limits: Limits,
+    pub(crate) cell: Option<Arc<Cell>>,
+    pub(crate) call: CallState,
+    wasi: Option<Box<WasiP1Ctx>>,
+    memory_bytes: usize,
+    memory_bytes_peak: usize,
+    table_elements: usize,
+    grows: u32,
+}
+
+impl Guest {
+    /// A guest that answers calls; its WASI context is made when it first asks for it.
+    pub(crate) fn of_cell(cell: Arc<Cell>) -> Self {
+        let limits = cell.options().limits;
+        Self { cell: Some(cell), ..Self::new(limits, None) }
+    }
+
+    /// A guest that runs once with this WASI context.
+    pub(crate) fn of_job(limits: Limits, wasi: WasiP1Ctx) -> Self {
+        Self::new(limits, Some(Box::new(wasi)))
+    }
+
+    fn new(limits: Limits, wasi: Option<Box<WasiP1Ctx>>) -> Self {
+        Self {
+            gauge: Arc::default(),
+            limits,
+            cell: None,
+            call: CallState::idle(),
+            wasi,
+            memory_bytes: 0,
+            memory_bytes_peak: 0,
+            table_elements: 0,
+            grows: 0,
+        }
+    }
+
+    pub(crate) fn wasi(&mut self) -> &mut WasiP1Ctx {
+        let cell = &self.cell;
+        let limits = &self.limits;
+        self.wasi.get_or_insert_with(|| Box::new(cell_wasi(cell.as_ref(), limits)))
+    }
+
+    /// Largest size the memory ever had.
+    pub(crate) const fn memory_bytes_peak(&self) -> usize {
+        self.memory_bytes_peak
+    }
+
+    fn count_grow(&mut self) -> bool {
+        self.grows += 1;
+        self.grows <= GROWS_MAX
+    }
+}
+
+/// Standard output and error become log lines; nothing else is given.
+fn cell_wasi(cell: Option<&Arc<Cell>>, limits: &Limits) -> WasiP1Ctx {
+    let mut builder = WasiCtxBuilder::new();
+    builder.max_random_size(limits.random_bytes_max).allow_tcp(false).allow_udp(false);
+    if let Some(cell) = cell {
+        builder.stdout(LogStream::new(cell, crate::LogLevel::Info));
+        builder.stderr(LogStream::new(cell, crate::LogLevel::Error));
+    }
+    builder.build_p1()
+}
+
+/// Memory and tables are one account each, however many the module declares.
+impl ResourceLimiter for Guest {
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let total = self.memory_bytes - current.min(self.memory_bytes) + desired;
+        if total > self.limits.memory_bytes_max {
+            return Ok(false);
+        }
+        if current > 0 || self.memory_bytes > 0 {
+            let pages = (desired - current).div_ceil(PAGE_BYTES) as u64;
+            if !self.count_grow() {
+                return Ok(false);
+            }
+            if !self.gauge.owe(pages.saturating_mul(price::MEMORY_PAGE)) {
+                return Err(Stop::OutOfFuel.into());
+            }
+        }
+        self.memory_bytes = total;
+        self.memory_bytes_peak = self.memory_bytes_peak.max(total);
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let total = self.table_elements - current.min(self.table_elements) + desired;
+        if total > self.limits.table_elements_max {
+            return Ok(false);
+        }
+        if current > 0 || self.table_elements > 0 {
+            let elements = (desired - current) as u64;
+            if !self.count_grow() {
+                return Ok(false);
+            }
+            if !self.gauge.owe(elements.saturating_mul(price::TABLE_ELEMENT)) {
+                return Err(Stop::OutOfFuel.into());
+            }
+        }
+        self.table_elements = total;
+        Ok(true)
+    }
+}
+
+/// One link of a chain of calls between cells, outermost last.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) cell: Arc<Cell>,
+    /// The call holds its cell's state while it waits for its callee.
+    pub(crate) holds_state: bool,
+    pub(crate) caller: Option<Arc<Self>>,
+}
+
+/// The call that runs, and what it has gathered.
+pub(crate) struct CallState {
+    pub(crate) payer: AccountId,
+    pub(crate) started: SystemTime,
+    pub(crate) deadline: Instant,
+    pub(crate) depth: u32,
+    pub(crate) chain: Option<Arc<Link>>,
+    pub(crate) stop: StopHandle,
+    pub(crate) reject: Option<Reject>,
+    pub(crate) state: Option<StateCall>,
+    /// The reply of the last call to another cell.
+    pub(crate) callee_reply: Vec<u8>,
+    /// What other cells burned on behalf of this call.
+    pub(crate) callees: Vec<(Arc<Cell>, Fuel)>,
+}
+
+impl CallState {
+    pub(crate) fn idle() -> Self {
+        Self {
+            payer: AccountId::from_bytes([0; 32]),
+            started: SystemTime::UNIX_EPOCH,
+            deadline: Instant::now(),
+            depth: 0,
+            chain: None,
+            stop: StopHandle::new(),
+            reject: None,
+            state: None,
+            callee_reply: Vec::new(),
+            callees: Vec::new(),
+        }
+    }
+
+    /// The 64 bytes of the guest ABI's call context.
+    pub(crate) fn context(&self) -> [u8; 64] {
+        let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let started = self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let parts: [&[u8]; 4] = [
+            self.payer.as_bytes(),
+            &nanos(started).to_le_bytes(),
+            &nanos(left).to_le_bytes(),
+            &self.depth.to_le_bytes(),
+        ];
+        let mut context = [0; 64];
+        for (to, from) in context.iter_mut().zip(parts.into_iter().flatten()) {
+            *to = *from;
+        }
+        context
+    }
+}

@@ -1,0 +1,315 @@
+//! The `cell_v1` imports of `docs/GUEST-ABI.md`, each charged before it works.
+
+use std::sync::Arc;
+
+use cell_abi::{CellName, Fuel, Reject, Status, limits as abi_limits};
+use wasmtime::{Caller, Linker};
+
+use crate::error::Stop;
+use crate::guest::{Guest, Link};
+use crate::instance::CallSpec;
+use crate::limits::{CALL_DEPTH_MAX, LOG_LINE_BYTES_MAX, STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX};
+use crate::meter::{charge, deduct, wait};
+use crate::price::{BYTE, CELL_CALL, HOST_CALL, LOG_BYTE, STATE_READ, STATE_WRITE};
+use crate::services::LogLevel;
+use crate::state::{StateCall, StateError};
+use crate::wasi::memory;
+
+const MODULE: &str = "cell_v1";
+
+/// Names of every function of the module: what the gate lets a cell import.
+pub(crate) const FUNCTIONS: &[&str] = &[
+    "call", "call_reply", "context", "fuel_left", "kv_delete", "kv_get", "kv_set", "kv_value", "log", "reject",
+];
+
+type Guests<'a> = Caller<'a, Guest>;
+
+pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    linker.func_wrap_async(MODULE, "context", |caller: Guests<'_>, (out,): (u32,)| Box::new(context(caller, out)))?;
+    linker.func_wrap_async(MODULE, "fuel_left", |mut caller: Guests<'_>, (): ()| {
+        Box::new(async move {
+            charge(&mut caller, HOST_CALL).await?;
+            // The store holds one more than the limit, so that burning exactly the limit succeeds.
+            Ok(caller.get_fuel()?.saturating_sub(1))
+        })
+    })?;
+    linker.func_wrap_async(MODULE, "log", |caller: Guests<'_>, args: (u32, u32, u32)| Box::new(log(caller, args)))?;
+    linker
+        .func_wrap_async(MODULE, "reject", |caller: Guests<'_>, args: (u32, u32, u32)| Box::new(reject(caller, args)))?;
+    linker.func_wrap_async(MODULE, "call", |caller: Guests<'_>, args: CallArguments| Box::new(call(caller, args)))?;
+    linker.func_wrap_async(MODULE, "call_reply", |caller: Guests<'_>, (out, len): (u32, u32)| {
+        Box::new(call_reply(caller, out, len))
+    })?;
+    linker.func_wrap_async(MODULE, "kv_get", |caller: Guests<'_>, (key, key_len): (u32, u32)| {
+        Box::new(kv_get(caller, key, key_len))
+    })?;
+    linker.func_wrap_async(MODULE, "kv_value", |caller: Guests<'_>, (out, len): (u32, u32)| {
+        Box::new(kv_value(caller, out, len))
+    })?;
+    linker.func_wrap_async(MODULE, "kv_set", |caller: Guests<'_>, args: (u32, u32, u32, u32)| {
+        Box::new(kv_set(caller, args))
+    })?;
+    linker.func_wrap_async(MODULE, "kv_delete", |caller: Guests<'_>, (key, key_len): (u32, u32)| {
+        Box::new(kv_delete(caller, key, key_len))
+    })?;
+    Ok(())
+}
+
+async fn context(mut caller: Guests<'_>, out: u32) -> wasmtime::Result<()> {
+    charge(&mut caller, HOST_CALL + 64 * BYTE).await?;
+    let context = caller.data().call.context();
+    write(&mut caller, out, &context)
+}
+
+async fn log(mut caller: Guests<'_>, (level, ptr, len): (u32, u32, u32)) -> wasmtime::Result<()> {
+    charge(&mut caller, HOST_CALL + u64::from(len) * LOG_BYTE).await?;
+    let text = read(&mut caller, ptr, len)?;
+    if let Some(cell) = &caller.data().cell {
+        for line in text.split(|byte| *byte == b'\n') {
+            for piece in line.chunks(LOG_LINE_BYTES_MAX) {
+                cell.log(LogLevel::from_number(level), piece);
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn reject(mut caller: Guests<'_>, (code, ptr, len): (u32, u32, u32)) -> wasmtime::Result<()> {
+    charge(&mut caller, HOST_CALL + u64::from(len) * BYTE).await?;
+    let kept = len.min(u32::try_from(abi_limits::MESSAGE_BYTES_MAX).unwrap_or(u32::MAX));
+    let message = read(&mut caller, ptr, kept)?;
+    let message = String::from_utf8_lossy(&message).into_owned();
+    caller.data_mut().call.reject = Some(Reject::new(code, message));
+    Ok(())
+}
+
+type CallArguments = (u32, u32, u32, u32, u32, u32, u32, u32, u64);
+
+/// Calls another cell and leaves its reply for `call_reply`.
+async fn call(mut caller: Guests<'_>, arguments: CallArguments) -> wasmtime::Result<u64> {
+    let (cell, cell_len, receptor, receptor_len, schema, schema_len, request, request_len, fuel) = arguments;
+    let bytes = [cell_len, receptor_len, schema_len, request_len].iter().map(|len| u64::from(*len)).sum::<u64>();
+    charge(&mut caller, HOST_CALL + CELL_CALL + bytes * BYTE).await?;
+    let name_max = u32::try_from(abi_limits::NAME_BYTES_MAX).unwrap_or(u32::MAX);
+    let schema_max = u32::try_from(abi_limits::INTERFACE_BYTES_MAX).unwrap_or(u32::MAX);
+    let target = Target {
+        cell: read(&mut caller, cell, cell_len.min(name_max + 1))?,
+        receptor: read(&mut caller, receptor, receptor_len.min(name_max + 1))?,
+        schema: read(&mut caller, schema, schema_len.min(schema_max))?,
+        request,
+        request_len,
+        fuel,
+    };
+    let result = target.call(&mut caller).await?;
+    let (status, reply) = match result {
+        Ok(reply) => (Status::Ok, reply),
+        Err((status, message)) => (status, message),
+    };
+    let len = u64::try_from(reply.len()).unwrap_or(0);
+    caller.data_mut().call.callee_reply = reply;
+    Ok(u64::from(status.code()) << 32 | len)
+}
+
+struct Target {
+    cell: Vec<u8>,
+    receptor: Vec<u8>,
+    schema: Vec<u8>,
+    request: u32,
+    request_len: u32,
+    fuel: u64,
+}
+
+type Answer = Result<Vec<u8>, (Status, Vec<u8>)>;
+
+impl Target {
+    /// The outer error ends the caller; the inner one is an answer it may handle.
+    async fn call(&self, caller: &mut Guests<'_>) -> wasmtime::Result<Answer> {
+        let refuse = |status: Status| Ok(Err((status, status.describe().as_bytes().to_vec())));
+        let guest = caller.data();
+        let Some(from) = guest.cell.clone() else {
+            return refuse(Status::UnknownCell);
+        };
+        if guest.call.depth + 1 > CALL_DEPTH_MAX {
+            return refuse(Status::TooDeep);
+        }
+        let Some(name) = std::str::from_utf8(&self.cell).ok().and_then(|name| CellName::parse(name).ok()) else {
+            return refuse(Status::UnknownCell);
+        };
+        let cell = match from.services().resolve(&name) {
+            Ok(cell) => cell,
+            Err(status) => return refuse(status),
+        };
+        let receptor = std::str::from_utf8(&self.receptor).unwrap_or_default();
+        let Some((number, interface)) = cell.interface().find(receptor) else {
+            return refuse(Status::UnknownReceptor);
+        };
+        if !self.schema.is_empty() && self.schema != interface.schema.as_bytes() {
+            return Ok(Err((Status::SchemaMismatch, interface.schema.clone().into_bytes())));
+        }
+        let holds_state = guest.call.state.is_some();
+        let chain = Arc::new(Link { cell: from, holds_state, caller: guest.call.chain.clone() });
+        if holds_its_state(&chain, &cell) {
+            return refuse(Status::TooDeep);
+        }
+        let left = caller.get_fuel()?.saturating_sub(1);
+        let spec = CallSpec {
+            payer: caller.data().call.payer,
+            fuel: Fuel(self.fuel.min(left)),
+            deadline: caller.data().call.deadline,
+            depth: caller.data().call.depth + 1,
+            stop: caller.data().call.stop.clone(),
+            chain: Some(chain),
+        };
+        let gauge = Arc::clone(&caller.data().gauge);
+        let lease = match wait(&gauge, cell.checkout()).await {
+            Ok(lease) => lease,
+            Err((status, _)) => return refuse(status),
+        };
+        self.run(caller, lease, spec, number).await
+    }
+
+    async fn run(
+        &self,
+        caller: &mut Guests<'_>,
+        mut lease: crate::Lease,
+        spec: CallSpec,
+        number: u16,
+    ) -> wasmtime::Result<Answer> {
+        let gauge = Arc::clone(&caller.data().gauge);
+        let outcome = match wait(&gauge, lease.begin(spec, self.request_len)).await {
+            Ok(()) => {
+                let memory = memory(caller)?;
+                let request = slice(memory.data(&*caller), self.request, self.request_len)?;
+                lease.request_mut().copy_from_slice(request);
+                wait(&gauge, lease.finish(number, false)).await
+            }
+            Err(outcome) => outcome,
+        };
+        let callee = Arc::clone(lease.cell());
+        deduct(caller, outcome.fuel.0)?;
+        let guest = caller.data_mut();
+        let below: Fuel = outcome.callees.iter().fold(Fuel::ZERO, |sum, (_, fuel)| sum.saturating_add(*fuel));
+        guest.call.callees.push((callee, outcome.fuel.saturating_sub(below)));
+        guest.call.callees.extend(outcome.callees.iter().cloned());
+        let reply = match outcome.status {
+            Status::Ok => Ok(lease.reply(&outcome).to_vec()),
+            status => Err((status, outcome.message)),
+        };
+        if let Ok(reply) = &reply {
+            charge(caller, reply.len() as u64 * BYTE).await?;
+        }
+        Ok(reply)
+    }
+}
+
+/// Whether a call further up the chain holds the state that this callee might want.
+fn holds_its_state(chain: &Arc<Link>, callee: &Arc<crate::Cell>) -> bool {
+    let mut link = Some(chain);
+    while let Some(at) = link {
+        if at.holds_state && at.cell.name() == callee.name() {
+            return true;
+        }
+        link = at.caller.as_ref();
+    }
+    false
+}
+
+async fn call_reply(mut caller: Guests<'_>, out: u32, len: u32) -> wasmtime::Result<u32> {
+    charge(&mut caller, HOST_CALL + u64::from(len) * BYTE).await?;
+    let reply = std::mem::take(&mut caller.data_mut().call.callee_reply);
+    copy_out(&mut caller, &reply, out, len)
+}
+
+async fn kv_get(mut caller: Guests<'_>, key: u32, key_len: u32) -> wasmtime::Result<i64> {
+    charge(&mut caller, HOST_CALL + STATE_READ + u64::from(key_len) * BYTE).await?;
+    let key = state_key(&mut caller, key, key_len)?;
+    let state = state(&mut caller).await?;
+    match host_fault(state.value(&key))? {
+        Some(value) => {
+            let len = i64::try_from(value.len()).unwrap_or(0);
+            state.found = value;
+            charge(&mut caller, len.unsigned_abs() * BYTE).await?;
+            Ok(len)
+        }
+        None => {
+            state.found.clear();
+            Ok(-1)
+        }
+    }
+}
+
+async fn kv_value(mut caller: Guests<'_>, out: u32, len: u32) -> wasmtime::Result<u32> {
+    charge(&mut caller, HOST_CALL + u64::from(len) * BYTE).await?;
+    let found = std::mem::take(&mut state(&mut caller).await?.found);
+    copy_out(&mut caller, &found, out, len)
+}
+
+async fn kv_set(
+    mut caller: Guests<'_>,
+    (key, key_len, value, value_len): (u32, u32, u32, u32),
+) -> wasmtime::Result<u32> {
+    let bytes = u64::from(key_len) + u64::from(value_len);
+    charge(&mut caller, HOST_CALL + STATE_WRITE + bytes * BYTE).await?;
+    let key = state_key(&mut caller, key, key_len)?;
+    if value_len > STATE_VALUE_BYTES_MAX {
+        return Err(Stop::OverLimit.into());
+    }
+    let value = read(&mut caller, value, value_len)?;
+    let fits = host_fault(state(&mut caller).await?.set(key, value))?;
+    Ok(u32::from(!fits))
+}
+
+async fn kv_delete(mut caller: Guests<'_>, key: u32, key_len: u32) -> wasmtime::Result<u32> {
+    charge(&mut caller, HOST_CALL + STATE_WRITE + u64::from(key_len) * BYTE).await?;
+    let key = state_key(&mut caller, key, key_len)?;
+    let existed = host_fault(state(&mut caller).await?.delete(key))?;
+    Ok(u32::from(existed))
+}
+
+fn state_key(caller: &mut Guests<'_>, key: u32, len: u32) -> wasmtime::Result<Vec<u8>> {
+    if len > STATE_KEY_BYTES_MAX {
+        return Err(Stop::OverLimit.into());
+    }
+    read(caller, key, len)
+}
+
+/// The call's view of the state; the first use waits until no other call has it.
+async fn state<'a>(caller: &'a mut Guests<'_>) -> wasmtime::Result<&'a mut StateCall> {
+    if caller.data().call.state.is_none() {
+        let guest = caller.data();
+        let Some(state) = guest.cell.as_ref().and_then(|cell| cell.state().cloned()) else {
+            return Err(Stop::HostFault.into());
+        };
+        let gauge = Arc::clone(&guest.gauge);
+        let begun = host_fault(wait(&gauge, StateCall::begin(state)).await)?;
+        caller.data_mut().call.state = Some(begun);
+    }
+    caller.data_mut().call.state.as_mut().ok_or_else(|| Stop::HostFault.into())
+}
+
+fn host_fault<T>(result: Result<T, StateError>) -> wasmtime::Result<T> {
+    result.map_err(|error| wasmtime::Error::from(Stop::HostFault).context(error))
+}
+
+fn read(caller: &mut Guests<'_>, ptr: u32, len: u32) -> wasmtime::Result<Vec<u8>> {
+    let memory = memory(caller)?;
+    slice(memory.data(&*caller), ptr, len).map(<[u8]>::to_vec)
+}
+
+fn write(caller: &mut Guests<'_>, ptr: u32, bytes: &[u8]) -> wasmtime::Result<()> {
+    let memory = memory(caller)?;
+    let at = usize::try_from(ptr)?;
+    memory.write(&mut *caller, at, bytes).map_err(|_| wasmtime::Trap::MemoryOutOfBounds.into())
+}
+
+fn copy_out(caller: &mut Guests<'_>, bytes: &[u8], out: u32, len: u32) -> wasmtime::Result<u32> {
+    let len = usize::try_from(len)?.min(bytes.len());
+    write(caller, out, bytes.get(..len).unwrap_or_default())?;
+    Ok(u32::try_from(len)?)
+}
+
+fn slice(memory: &[u8], ptr: u32, len: u32) -> wasmtime::Result<&[u8]> {
+    let start = usize::try_from(ptr)?;
+    let end = start.saturating_add(usize::try_from(len)?);
+    memory.get(start..end).ok_or_else(|| wasmtime::Trap::MemoryOutOfBounds.into())
+}

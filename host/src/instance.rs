@@ -1,0 +1,318 @@
+//! One instance of a cell, leased to one call at a time.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use cell_abi::{AccountId, Fuel, Reject, Status};
+use tokio::sync::OwnedSemaphorePermit;
+use wasmtime::{AsContextMut as _, Memory, Store, TypedFunc};
+
+use crate::cell::{Cell, Isolation};
+use crate::error::{LoadError, classify};
+use crate::guest::{CallState, Guest, Link};
+use crate::limits::{SLICE_FUEL, START_FUEL_MAX};
+use crate::meter::{Metered, StopHandle};
+
+/// What `cell_receive` returns for a request that is not a valid input.
+const BAD_REQUEST: u64 = u64::MAX;
+
+/// Who calls, and within which bounds.
+#[derive(Debug, Clone)]
+pub struct CallSpec {
+    /// The account that pays.
+    pub payer: AccountId,
+    /// The most the call may burn, callees included.
+    pub fuel: Fuel,
+    /// When the host program will time the call out; told to the guest.
+    pub deadline: Instant,
+    /// Stops the call, and its callees, from outside.
+    pub stop: StopHandle,
+    pub(crate) depth: u32,
+    pub(crate) chain: Option<Arc<Link>>,
+}
+
+impl CallSpec {
+    /// A call from outside.
+    pub const fn new(payer: AccountId, fuel: Fuel, deadline: Instant, stop: StopHandle) -> Self {
+        Self { payer, fuel, deadline, stop, depth: 0, chain: None }
+    }
+}
+
+/// How a call ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Outcome {
+    /// The status its caller gets.
+    pub status: Status,
+    /// What it burned, callees included; never more than its limit.
+    pub fuel: Fuel,
+    /// What other cells burned of it.
+    pub callees: Vec<(Arc<Cell>, Fuel)>,
+    /// The payload of a reply whose status is not `Ok`: an encoded reject, or a message.
+    pub message: Vec<u8>,
+    /// Where in the instance's memory an `Ok` reply lies.
+    reply: (usize, usize),
+}
+
+/// Exclusive use of an instance. Dropping it gives the instance back, or destroys it after a
+/// trap, a stop, growth of its memory, or under `isolation = "call"`.
+pub struct Lease {
+    cell: Arc<Cell>,
+    instance: Option<Box<Instance>>,
+    mailbox: (usize, usize),
+    limit: u64,
+    /// The last call ended in a way that leaves the instance as if it had not happened.
+    clean: bool,
+    // Released after the instance went back, so that who waits for it finds it.
+    _permit: OwnedSemaphorePermit,
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lease").field("cell", self.cell.name()).finish_non_exhaustive()
+    }
+}
+
+impl Lease {
+    pub(crate) const fn new(cell: Arc<Cell>, instance: Box<Instance>, permit: OwnedSemaphorePermit) -> Self {
+        Self { cell, instance: Some(instance), mailbox: (0, 0), limit: 0, clean: true, _permit: permit }
+    }
+
+    /// The cell whose instance this is.
+    pub const fn cell(&self) -> &Arc<Cell> {
+        &self.cell
+    }
+
+    /// Starts a call: asks the guest for a mailbox of this many bytes.
+    ///
+    /// After `Ok`, fill [`request_mut`](Self::request_mut) and go on with [`finish`](Self::finish).
+    pub async fn begin(&mut self, spec: CallSpec, request_bytes: u32) -> Result<(), Outcome> {
+        // One more than the limit: wasm traps when the counter reaches zero, and a call that
+        // burns exactly its limit must succeed.
+        self.limit = spec.fuel.0.min(i64::MAX.unsigned_abs() - 1);
+        self.clean = false;
+        let limit = self.limit;
+        let Some(instance) = self.instance.as_deref_mut() else {
+            return Err(Outcome::failed(Status::HostFault, "the lease has no instance"));
+        };
+        instance.begin(spec, limit);
+        let mailbox = instance.mailbox.clone();
+        match instance.run(&mailbox, request_bytes).await {
+            Ok(at) => match instance.range(at, request_bytes) {
+                Some(range) if at != 0 => {
+                    self.mailbox = range;
+                    Ok(())
+                }
+                _ => Err(self.settle(Status::TooLarge, Status::TooLarge.describe().into())),
+            },
+            Err(error) => Err(self.settle_error(&error)),
+        }
+    }
+
+    /// The mailbox that the last [`begin`](Self::begin) got.
+    pub fn request_mut(&mut self) -> &mut [u8] {
+        let (start, end) = self.mailbox;
+        let memory = self.instance.as_deref_mut().map(|i| i.memory.data_mut(&mut i.store));
+        memory.and_then(|memory| memory.get_mut(start..end)).unwrap_or_default()
+    }
+
+    /// Runs the receptor on the request in the mailbox.
+    pub async fn finish(&mut self, receptor: u16, json: bool) -> Outcome {
+        let (start, end) = self.mailbox;
+        let Some(instance) = self.instance.as_deref_mut() else {
+            return Outcome::failed(Status::HostFault, "the lease has no instance");
+        };
+        let function = if json { instance.receive_json.clone() } else { Some(instance.receive.clone()) };
+        let Some(function) = function else {
+            return self.settle(Status::NoJson, Status::NoJson.describe().into());
+        };
+        let address = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+        let arguments = (u32::from(receptor), address(start), address(end - start));
+        match instance.run(&function, arguments).await {
+            Ok(answer) => self.settle_answer(answer),
+            Err(error) => self.settle_error(&error),
+        }
+    }
+
+    /// The bytes of an `Ok` reply, in the instance's memory.
+    pub fn reply(&self, outcome: &Outcome) -> &[u8] {
+        let (start, end) = outcome.reply;
+        let memory = self.instance.as_deref().map(|i| i.memory.data(&i.store));
+        memory.and_then(|memory| memory.get(start..end)).unwrap_or_default()
+    }
+
+    fn settle_answer(&mut self, answer: u64) -> Outcome {
+        let Some(instance) = self.instance.as_deref_mut() else {
+            return Outcome::failed(Status::HostFault, "the lease has no instance");
+        };
+        let reject = instance.store.data_mut().call.reject.take();
+        match (answer, reject) {
+            (BAD_REQUEST, reject) => {
+                let message = reject.map_or_else(|| Status::BadRequest.describe().into(), |r| r.message);
+                self.settle(Status::BadRequest, message.into_bytes())
+            }
+            (_, Some(reject)) => self.settle(Status::Rejected, reject.encode()),
+            (answer, None) => {
+                let (low, high) = (answer & u64::from(u32::MAX), answer >> 32);
+                let range = match (u32::try_from(low), u32::try_from(high)) {
+                    (Ok(at), Ok(len)) if len <= cell_abi::limits::FRAME_PAYLOAD_BYTES_MAX => instance.range(at, len),
+                    _ => None,
+                };
+                let Some(range) = range else {
+                    return self.settle(Status::BadReply, Status::BadReply.describe().into());
+                };
+                if instance.commit().is_err() {
+                    return self.settle(Status::HostFault, Status::HostFault.describe().into());
+                }
+                let mut outcome = self.settle(Status::Ok, Vec::new());
+                outcome.reply = range;
+                outcome
+            }
+        }
+    }
+
+    fn settle_error(&mut self, error: &wasmtime::Error) -> Outcome {
+        let (status, message) = classify(error);
+        if status == Status::HostFault {
+            self.cell.log(crate::LogLevel::Error, format!("{error:#}").as_bytes());
+        }
+        self.settle(status, message.into_bytes())
+    }
+
+    /// Reads the meter and decides what the call costs and whether the instance lives on.
+    fn settle(&mut self, status: Status, message: Vec<u8>) -> Outcome {
+        let Some(instance) = self.instance.as_deref_mut() else {
+            return Outcome::failed(Status::HostFault, "the lease has no instance");
+        };
+        let left = instance.store.get_fuel().unwrap_or(0);
+        let debt = instance.store.data().gauge.debt();
+        let burned = (self.limit + 1).saturating_sub(left).saturating_add(debt);
+        let callees = std::mem::take(&mut instance.store.data_mut().call.callees);
+        let grown = instance.memory.size(&instance.store) != instance.pages;
+        instance.store.data_mut().call.state = None;
+        if status == Status::HostFault {
+            return Outcome { callees: Vec::new(), ..Outcome::failed(status, "the nucleus failed") };
+        }
+        if burned > self.limit || status == Status::OutOfFuel {
+            let message = Status::OutOfFuel.describe().into();
+            let fuel = Fuel(self.limit);
+            return Outcome { status: Status::OutOfFuel, fuel, callees, message, reply: (0, 0) };
+        }
+        self.clean = matches!(status, Status::Ok | Status::Rejected | Status::BadRequest) && !grown;
+        let refused = matches!(status, Status::TooLarge | Status::NoJson);
+        let fuel = if refused { Fuel::ZERO } else { Fuel(burned) };
+        Outcome { status, fuel, callees, message, reply: (0, 0) }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let reuse = self.clean && self.cell.options().isolation == Isolation::Instance;
+        if let Some(instance) = self.instance.take() {
+            self.cell.give_back(reuse.then_some(instance));
+        }
+    }
+}
+
+impl Outcome {
+    fn failed(status: Status, message: &str) -> Self {
+        Self { status, fuel: Fuel::ZERO, callees: Vec::new(), message: message.into(), reply: (0, 0) }
+    }
+
+    /// The reject of a `Rejected` outcome.
+    pub fn reject(&self) -> Option<Reject> {
+        (self.status == Status::Rejected).then(|| Reject::decode(&self.message)).flatten()
+    }
+}
+
+/// A started module: its store, and the exports every call uses.
+pub(crate) struct Instance {
+    store: Store<Guest>,
+    memory: Memory,
+    mailbox: TypedFunc<u32, u32>,
+    receive: TypedFunc<(u32, u32, u32), u64>,
+    receive_json: Option<TypedFunc<(u32, u32, u32), u64>>,
+    /// Size of the memory after the start; an instance whose memory grew is not used again.
+    pages: u64,
+    pub(crate) idle_since: Instant,
+}
+
+impl Instance {
+    /// Instantiates and initialises; what that burns is bounded but not billed.
+    pub(crate) async fn start(cell: &Arc<Cell>) -> Result<Box<Self>, LoadError> {
+        let mut store = Store::new(cell.sandbox().engine(), Guest::of_cell(Arc::clone(cell)));
+        store.limiter(|guest| guest);
+        let started = |e: wasmtime::Error| {
+            if e.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
+                LoadError::NoSlot
+            } else {
+                LoadError::Start(classify(&e).1)
+            }
+        };
+        arm(&mut store, START_FUEL_MAX).map_err(started)?;
+        let instance = cell.linked().instantiate_async(&mut store).await.map_err(started)?;
+        let missing = |name, expected| LoadError::MissingExport { name, expected };
+        let memory = instance.get_memory(&mut store, "memory").ok_or_else(|| missing("memory", "a memory"))?;
+        let mailbox = instance
+            .get_typed_func(&mut store, "cell_mailbox")
+            .map_err(|_| missing("cell_mailbox", "(i32) -> i32"))?;
+        let receive = instance
+            .get_typed_func(&mut store, "cell_receive")
+            .map_err(|_| missing("cell_receive", "(i32, i32, i32) -> i64"))?;
+        let receive_json = instance.get_typed_func(&mut store, "cell_receive_json").ok();
+        if let Ok(initialize) = instance.get_typed_func::<(), ()>(&mut store, "_initialize") {
+            let (gauge, stop) = (Arc::clone(&store.data().gauge), StopHandle::new());
+            let guest = Box::pin(initialize.call_async(&mut store, ()));
+            Metered { guest, gauge: &gauge, stop: &stop }.await.map_err(started)?;
+        }
+        let pages = memory.size(&store);
+        Ok(Box::new(Self { store, memory, mailbox, receive, receive_json, pages, idle_since: Instant::now() }))
+    }
+
+    fn begin(&mut self, spec: CallSpec, limit: u64) {
+        // Fuel is enabled in every engine this crate makes, so setting it cannot fail.
+        let _ = arm(&mut self.store, limit + 1);
+        let call = &mut self.store.data_mut().call;
+        let callee_reply = std::mem::take(&mut call.callee_reply);
+        *call = CallState {
+            payer: spec.payer,
+            started: SystemTime::now(),
+            deadline: spec.deadline,
+            depth: spec.depth,
+            chain: spec.chain,
+            stop: spec.stop,
+            callee_reply,
+            ..CallState::idle()
+        };
+        call.callee_reply.clear();
+    }
+
+    async fn run<P, R>(&mut self, function: &TypedFunc<P, R>, arguments: P) -> wasmtime::Result<R>
+    where
+        P: wasmtime::WasmParams + Sync,
+        R: wasmtime::WasmResults + Sync,
+    {
+        let gauge = Arc::clone(&self.store.data().gauge);
+        let stop = self.store.data().call.stop.clone();
+        let guest = Box::pin(function.call_async(&mut self.store, arguments));
+        Metered { guest, gauge: &gauge, stop: &stop }.await
+    }
+
+    fn commit(&mut self) -> Result<(), crate::StateError> {
+        self.store.data_mut().call.state.take().map_or(Ok(()), crate::state::StateCall::commit)
+    }
+
+    fn range(&self, at: u32, len: u32) -> Option<(usize, usize)> {
+        let start = usize::try_from(at).ok()?;
+        let end = start.checked_add(usize::try_from(len).ok()?)?;
+        (end <= self.memory.data_size(&self.store)).then_some((start, end))
+    }
+}
+
+/// Gives a store its fuel and starts its meter.
+pub(crate) fn arm(store: &mut Store<Guest>, fuel: u64) -> wasmtime::Result<()> {
+    store.fuel_async_yield_interval(Some(SLICE_FUEL))?;
+    store.as_context_mut().set_fuel(fuel)?;
+    store.data().gauge.begin(fuel);
+    Ok(())
+}

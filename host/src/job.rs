@@ -1,0 +1,161 @@
+//! Runs a command module once, from `_start` to its exit.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cell_abi::{Fuel, Status};
+use wasmtime::Store;
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
+
+use crate::engine::{Module, Sandbox};
+use crate::error::{LoadError, Stop, classify};
+use crate::gate::ModuleKind;
+use crate::guest::Guest;
+use crate::instance::arm;
+use crate::limits::{Limits, START_FUEL_MAX};
+use crate::meter::{Metered, StopHandle};
+use crate::price;
+use crate::stdio::Stream;
+
+/// A directory of the host that a job may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directory {
+    /// Where it is.
+    pub host: PathBuf,
+    /// What the guest calls it.
+    pub guest: String,
+    /// The guest may not change anything in it.
+    pub read_only: bool,
+}
+
+/// Everything a job is given; whatever is not here it does not have.
+#[derive(Debug)]
+pub struct Job {
+    /// Arguments; the first is the program's name.
+    pub arguments: Vec<String>,
+    /// Environment variables.
+    pub environment: Vec<(String, String)>,
+    /// Directories.
+    pub directories: Vec<Directory>,
+    /// Standard input.
+    pub stdin: Stream,
+    /// Standard output.
+    pub stdout: Stream,
+    /// Standard error.
+    pub stderr: Stream,
+    /// The most the job may burn, its start included.
+    pub fuel: Fuel,
+    /// What it may take of the host.
+    pub limits: Limits,
+    /// Stops it from outside.
+    pub stop: StopHandle,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum JobEnd {
+    /// It returned, with 0, or called `proc_exit`.
+    Exited {
+        /// Its code.
+        code: u32,
+    },
+    /// It was ended.
+    Stopped {
+        /// Why.
+        status: Status,
+        /// For people.
+        message: String,
+    },
+}
+
+/// How a job ended and what it took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct JobOutcome {
+    /// How it ended.
+    pub end: JobEnd,
+    /// What it burned, its start included; never more than its limit.
+    pub fuel: Fuel,
+    /// Largest size of its memory, in bytes.
+    pub memory_bytes_peak: u64,
+}
+
+impl Job {
+    /// What the start of a module burns; a job with less fuel is not started.
+    pub const fn start_price(module: &Module) -> Fuel {
+        Fuel(price::start(module.info.memory_pages, module.info.data_bytes))
+    }
+
+    /// Runs the job. An error says that nothing ran and nothing is to be paid.
+    pub async fn run(self, sandbox: &Sandbox, module: &Module) -> Result<JobOutcome, LoadError> {
+        if module.info.kind != ModuleKind::Command {
+            return Err(LoadError::WrongKind("the module is a cell; deploy it with `cell deploy` and call it"));
+        }
+        let start = Self::start_price(module).0;
+        let Some(fuel) = self.fuel.0.min(i64::MAX.unsigned_abs() - 1).checked_sub(start) else {
+            return Err(LoadError::Start(format!("its start alone burns {}", Fuel(start))));
+        };
+        let linked = sandbox
+            .linker(ModuleKind::Command)
+            .instantiate_pre(&module.compiled)
+            .map_err(|e| LoadError::Link(format!("{e:#}")))?;
+        let mut store = Store::new(sandbox.engine(), Guest::of_job(self.limits, self.wasi()?));
+        store.limiter(|guest| guest);
+        let started = |e: wasmtime::Error| LoadError::Start(format!("{e:#}"));
+        arm(&mut store, START_FUEL_MAX).map_err(started)?;
+        let instance = linked.instantiate_async(&mut store).await.map_err(started)?;
+        let main = instance
+            .get_typed_func::<(), ()>(&mut store, "_start")
+            .map_err(|_| LoadError::MissingExport { name: "_start", expected: "() -> ()" })?;
+        arm(&mut store, fuel + 1).map_err(started)?;
+        let gauge = Arc::clone(&store.data().gauge);
+        let guest = Box::pin(main.call_async(&mut store, ()));
+        let result = Metered { guest, gauge: &gauge, stop: &self.stop }.await;
+        Ok(outcome(&store, result, start, fuel))
+    }
+
+    fn wasi(&self) -> Result<wasmtime_wasi::p1::WasiP1Ctx, LoadError> {
+        let mut builder = WasiCtxBuilder::new();
+        builder
+            .args(&self.arguments)
+            .envs(&self.environment)
+            .stdin(self.stdin.clone())
+            .stdout(self.stdout.clone())
+            .stderr(self.stderr.clone())
+            .max_random_size(self.limits.random_bytes_max)
+            .allow_tcp(false)
+            .allow_udp(false);
+        for directory in &self.directories {
+            let permissions = if directory.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
+            builder
+                .preopened_dir(&directory.host, &directory.guest, permissions)
+                .map_err(|e| LoadError::Start(format!("open directory {}: {e:#}", directory.host.display())))?;
+        }
+        Ok(builder.build_p1())
+    }
+}
+
+fn outcome(store: &Store<Guest>, result: wasmtime::Result<()>, start: u64, fuel: u64) -> JobOutcome {
+    let left = store.get_fuel().unwrap_or(0);
+    let burned = (fuel + 1).saturating_sub(left).saturating_add(store.data().gauge.debt());
+    let end = match &result {
+        Ok(()) => JobEnd::Exited { code: 0 },
+        Err(error) => match error.downcast_ref::<Stop>() {
+            Some(Stop::Exited(code)) => JobEnd::Exited { code: *code },
+            _ => {
+                let (status, message) = classify(error);
+                JobEnd::Stopped { status, message }
+            }
+        },
+    };
+    let out_of_fuel = matches!(end, JobEnd::Stopped { status: Status::OutOfFuel, .. });
+    let (end, burned) = if burned > fuel || out_of_fuel {
+        let message = Status::OutOfFuel.describe().to_owned();
+        (JobEnd::Stopped { status: Status::OutOfFuel, message }, fuel)
+    } else {
+        (end, burned)
+    };
+    let memory_bytes_peak = u64::try_from(store.data().memory_bytes_peak()).unwrap_or(u64::MAX);
+    JobOutcome { end, fuel: Fuel(start + burned), memory_bytes_peak }
+}

@@ -1,0 +1,71 @@
+//! Every limit of the sandbox that a deployer may change, and the fixed ones.
+
+/// Fuel a guest burns before it lets the next call have the thread.
+///
+/// About 0.1 ms of plain arithmetic. A smaller slice answers neighbours sooner and costs more switches.
+pub const SLICE_FUEL: u64 = 500_000;
+
+/// Most fuel that instantiation and `_initialize` may burn; above it the start fails.
+///
+/// This fuel is not billed: it differs between systems. A start is priced by
+/// [`price::start`](crate::price::start) instead.
+pub const START_FUEL_MAX: u64 = 2_000_000_000;
+
+/// Deepest chain of calls between cells; one more answers `TooDeep`.
+pub const CALL_DEPTH_MAX: u32 = 8;
+
+/// Calls that may wait for an instance of one cell; one more answers `Busy`.
+pub const CALLS_WAITING_MAX: usize = 4096;
+
+/// Longest line of a log record, in bytes; a longer one is cut into several.
+pub const LOG_LINE_BYTES_MAX: usize = 4096;
+
+/// Longest key of a cell's state, in bytes; a longer one traps.
+pub const STATE_KEY_BYTES_MAX: u32 = 1024;
+
+/// Longest value of a cell's state, in bytes; a longer one traps.
+pub const STATE_VALUE_BYTES_MAX: u32 = 1 << 20;
+
+/// Most times one instance may grow its memory or table; one more fails as the full memory does.
+pub const GROWS_MAX: u32 = 10_000;
+
+/// What one instance may take of the host.
+///
+/// Fuel is not here: it belongs to each call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Linear memory of an instance, in bytes. Default 64 MiB for cells, 256 MiB for jobs.
+    ///
+    /// `memory.grow` past it returns -1 to the guest; a module that starts with more is refused.
+    /// Not counted: the host's own bookkeeping (about 20 KiB) and the stack (512 KiB).
+    pub memory_bytes_max: usize,
+    /// Elements of an instance's tables. Default 20,000; each takes 8 bytes of host memory.
+    ///
+    /// `table.grow` past it returns -1 to the guest; a module that starts with more is refused.
+    pub table_elements_max: usize,
+    /// Host memory one WASI call may take for what it copies, in bytes. Default 128 MiB for jobs, 4 MiB for cells.
+    ///
+    /// A call that would take more gets the errno `nomem`.
+    pub host_call_bytes_max: usize,
+    /// Largest result of one `random_get`, in bytes. Default 64 KiB for cells, 1 MiB for jobs; a larger request fails.
+    pub random_bytes_max: u64,
+}
+
+impl Limits {
+    /// Defaults for a cell.
+    pub const CELL: Self = Self {
+        memory_bytes_max: 64 << 20,
+        table_elements_max: 20_000,
+        host_call_bytes_max: 4 << 20,
+        random_bytes_max: 64 << 10,
+    };
+
+    /// Defaults for a job.
+    pub const JOB: Self = Self {
+        memory_bytes_max: 256 << 20,
+        host_call_bytes_max: 128 << 20,
+        random_bytes_max: 1 << 20,
+        ..Self::CELL
+    };
+}

@@ -1,0 +1,196 @@
+//! Counts what a call burns: wasm fuel, host calls, and memory that grew.
+//!
+//! Wasmtime's fuel counter can be changed only while the store is at hand, that is before a call
+//! and inside a host call. What is due in between (pages that grew) waits as *debt* in the
+//! [`Gauge`]; the future that polls the guest adds it to the slices burned since and stops the
+//! guest as soon as both together pass the limit. So a guest never works more than one slice
+//! beyond what its caller pays.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll};
+
+use wasmtime::{AsContextMut, Caller};
+
+use crate::error::Stop;
+use crate::guest::Guest;
+use crate::limits::SLICE_FUEL;
+
+const RUNNING: u8 = 0;
+const CANCELLED: u8 = 1;
+const TIMED_OUT: u8 = 2;
+
+/// Lets another part of the program stop a call; the call's future ends when it is polled next.
+#[derive(Debug, Clone, Default)]
+pub struct StopHandle(Arc<AtomicU8>);
+
+impl StopHandle {
+    /// A handle whose call runs.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Ends the call with `Cancelled`.
+    pub fn cancel(&self) {
+        self.0.store(CANCELLED, Relaxed);
+    }
+
+    /// Ends the call with `TimedOut`.
+    pub fn time_out(&self) {
+        self.0.store(TIMED_OUT, Relaxed);
+    }
+
+    /// Makes the handle ready for another call.
+    pub fn reset(&self) {
+        self.0.store(RUNNING, Relaxed);
+    }
+
+    pub(crate) fn stopped(&self) -> Option<Stop> {
+        match self.0.load(Relaxed) {
+            RUNNING => None,
+            CANCELLED => Some(Stop::Cancelled),
+            _ => Some(Stop::TimedOut),
+        }
+    }
+}
+
+/// What the future that polls a guest shares with the guest's store.
+///
+/// Only one thread touches it at a time; the atomics make it shareable, not concurrent.
+#[derive(Debug, Default)]
+pub(crate) struct Gauge {
+    /// Fuel in the store when it was last set.
+    mark: AtomicU64,
+    /// Fuel slices burned since then; each is at least [`SLICE_FUEL`].
+    slices: AtomicU64,
+    /// Fuel that is due but not yet taken from the store.
+    debt: AtomicU64,
+    /// Fuel burned by the guest in small steps between host calls since it last yielded.
+    unyielded: AtomicU64,
+    /// A host call is waiting, so a pending poll is not a burned slice.
+    in_host: AtomicBool,
+}
+
+impl Gauge {
+    /// Starts a call whose store holds `fuel`.
+    pub(crate) fn begin(&self, fuel: u64) {
+        self.mark(fuel);
+        self.debt.store(0, Relaxed);
+        self.unyielded.store(0, Relaxed);
+        self.in_host.store(false, Relaxed);
+    }
+
+    /// Adds what is due; `false` if it alone passes all the fuel there is.
+    pub(crate) fn owe(&self, fuel: u64) -> bool {
+        let debt = self.debt.load(Relaxed).saturating_add(fuel);
+        self.debt.store(debt, Relaxed);
+        debt < self.mark.load(Relaxed)
+    }
+
+    /// What is due and not yet taken.
+    pub(crate) fn debt(&self) -> u64 {
+        self.debt.load(Relaxed)
+    }
+
+    fn mark(&self, fuel: u64) {
+        self.mark.store(fuel, Relaxed);
+        self.slices.store(0, Relaxed);
+    }
+
+    fn is_overdrawn(&self) -> bool {
+        let burned = self.slices.load(Relaxed).saturating_mul(SLICE_FUEL);
+        burned.saturating_add(self.debt.load(Relaxed)) >= self.mark.load(Relaxed)
+    }
+}
+
+/// Takes the price of a host call from the caller's fuel before the host works.
+///
+/// Yields to the other calls of this thread when the guest has burned a slice in many small steps,
+/// which fuel alone does not notice because setting it starts a new slice.
+pub(crate) async fn charge(caller: &mut Caller<'_, Guest>, price: u64) -> wasmtime::Result<()> {
+    let gauge = Arc::clone(&caller.data().gauge);
+    let left = caller.get_fuel()?;
+    let due = price.saturating_add(gauge.debt.swap(0, Relaxed));
+    if left <= due {
+        caller.as_context_mut().set_fuel(0)?;
+        gauge.mark(0);
+        return Err(Stop::OutOfFuel.into());
+    }
+    let burned = gauge.mark.load(Relaxed).saturating_sub(left).saturating_add(due);
+    caller.as_context_mut().set_fuel(left - due)?;
+    gauge.mark(left - due);
+    let unyielded = gauge.unyielded.load(Relaxed).saturating_add(burned);
+    if unyielded < SLICE_FUEL {
+        gauge.unyielded.store(unyielded, Relaxed);
+    } else {
+        gauge.unyielded.store(0, Relaxed);
+        wait(&gauge, yield_now()).await;
+    }
+    Ok(())
+}
+
+/// Takes fuel that was burned elsewhere, by a call to another cell.
+pub(crate) fn deduct(caller: &mut Caller<'_, Guest>, fuel: u64) -> wasmtime::Result<()> {
+    let left = caller.get_fuel()?.saturating_sub(fuel);
+    caller.as_context_mut().set_fuel(left)?;
+    caller.data().gauge.mark(left);
+    Ok(())
+}
+
+/// Awaits something of the host's, so that the guest's meter does not take the pause for work.
+pub(crate) async fn wait<F: Future>(gauge: &Gauge, future: F) -> F::Output {
+    gauge.in_host.store(true, Relaxed);
+    let output = future.await;
+    gauge.in_host.store(false, Relaxed);
+    output
+}
+
+async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if yielded {
+            return Poll::Ready(());
+        }
+        yielded = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Polls a guest and ends it when it was stopped or has spent more than it was given.
+pub(crate) struct Metered<'a, F> {
+    pub(crate) guest: Pin<Box<F>>,
+    pub(crate) gauge: &'a Gauge,
+    pub(crate) stop: &'a StopHandle,
+}
+
+impl<T, F: Future<Output = wasmtime::Result<T>>> Future for Metered<'_, F> {
+    type Output = wasmtime::Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let stopped = self.stop.stopped();
+        // A guest that waits for another cell is polled once more: the callee sees the same stop,
+        // ends, and its fuel comes onto the bill.
+        if let Some(stop) = stopped
+            && !self.gauge.in_host.load(Relaxed)
+        {
+            return Poll::Ready(Err(stop.into()));
+        }
+        let polled = self.guest.as_mut().poll(cx);
+        if let Some(stop) = stopped
+            && polled.is_pending()
+        {
+            return Poll::Ready(Err(stop.into()));
+        }
+        if polled.is_pending() && !self.gauge.in_host.load(Relaxed) {
+            self.gauge.slices.fetch_add(1, Relaxed);
+            if self.gauge.is_overdrawn() {
+                return Poll::Ready(Err(Stop::OutOfFuel.into()));
+            }
+        }
+        polled
+    }
+}

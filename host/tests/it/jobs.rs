@@ -1,0 +1,89 @@
+//! Command modules: exit codes, streams, budgets.
+
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::fd::OwnedFd;
+
+use cell_abi::{Fuel, Status};
+use cell_host::stdio::Stream;
+use cell_host::{Job, JobEnd, JobOutcome, Limits, StopHandle};
+
+use crate::support::{module, sandbox};
+
+const WASI: &str = r#"
+    (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))"#;
+
+fn command(body: &str) -> String {
+    format!(r#"(module {WASI} (memory (export "memory") 1) (func (export "_start") {body}))"#)
+}
+
+/// Copies standard input to standard output.
+const CAT: &str = r#"
+    (loop $more
+        (i32.store (i32.const 0) (i32.const 100))
+        (i32.store (i32.const 4) (i32.const 1000))
+        (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+        (if (i32.load (i32.const 8)) (then
+            (i32.store (i32.const 4) (i32.load (i32.const 8)))
+            (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 12)))
+            (br $more))))"#;
+
+/// Runs a command with this input; its outcome and what it printed.
+fn run(body: &str, input: &[u8], fuel: u64) -> (JobOutcome, Vec<u8>) {
+    let mut stdin = tempfile::tempfile().unwrap();
+    stdin.write_all(input).unwrap();
+    stdin.rewind().unwrap();
+    let mut stdout = tempfile::tempfile().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let outcome = runtime.block_on(async {
+        let job = Job {
+            arguments: vec!["job".into()],
+            environment: Vec::new(),
+            directories: Vec::new(),
+            stdin: Stream::input(OwnedFd::from(stdin)).unwrap(),
+            stdout: Stream::output(OwnedFd::from(stdout.try_clone().unwrap())).unwrap(),
+            stderr: Stream::output(OwnedFd::from(tempfile::tempfile().unwrap())).unwrap(),
+            fuel: Fuel(fuel),
+            limits: Limits::JOB,
+            stop: StopHandle::new(),
+        };
+        job.run(&sandbox(), &module(&command(body))).await.unwrap()
+    });
+    let mut printed = Vec::new();
+    stdout.rewind().unwrap();
+    stdout.read_to_end(&mut printed).unwrap();
+    (outcome, printed)
+}
+
+#[test]
+fn streams_pass_through() {
+    let input: Vec<u8> = (0..100_000u32).flat_map(u32::to_le_bytes).collect();
+    let (outcome, printed) = run(CAT, &input, 1 << 40);
+    assert_eq!(outcome.end, JobEnd::Exited { code: 0 });
+    assert!(printed == input);
+}
+
+#[test]
+fn any_exit_code_passes_through() {
+    for code in [0, 1, 125, 126, 255] {
+        let (outcome, _) = run(&format!("(call $exit (i32.const {code}))"), b"", 1 << 30);
+        assert_eq!(outcome.end, JobEnd::Exited { code });
+    }
+}
+
+#[test]
+fn a_budget_is_exact() {
+    let (free, _) = run(CAT, b"some input", 1 << 30);
+    let (same, printed) = run(CAT, b"some input", free.fuel.0);
+    assert_eq!((&same, &printed[..]), (&free, &b"some input"[..]));
+    let (short, _) = run(CAT, b"some input", free.fuel.0 - 1);
+    assert!(matches!(short.end, JobEnd::Stopped { status: Status::OutOfFuel, .. }), "{short:?}");
+    assert_eq!(short.fuel.0, free.fuel.0 - 1);
+}
+
+#[test]
+fn traps_are_told_apart() {
+    let (outcome, _) = run("unreachable", b"", 1 << 30);
+    assert!(matches!(outcome.end, JobEnd::Stopped { status: Status::Trapped, .. }), "{outcome:?}");
+}

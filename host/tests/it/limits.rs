@@ -1,0 +1,86 @@
+//! What an instance may take of the host, and what the gate refuses.
+
+use cell_abi::{CellHash, Status};
+use cell_host::{ArtefactCache, CellOptions, GateError, Limits, gate};
+
+use crate::support::{ECHO, call, deploy, sandbox, wat};
+
+#[track_caller]
+fn refused(text: &str, expect: &str) {
+    let wasm = wat::parse_str(text).unwrap();
+    let error = gate::inspect(&wasm).expect_err("the gate must refuse");
+    assert!(error.to_string().contains(expect), "{error}");
+}
+
+#[test]
+fn the_gate_names_what_it_refuses() {
+    refused("(module)", "neither a cell");
+    refused(r#"(module (func (export "_start")))"#, "no memory");
+    refused(&wat("", ECHO).replace("cell:interface", "other"), "no cell:interface");
+    refused(&wat(r#"(import "env" "system" (func))"#, ECHO), "imports `env` `system`");
+    refused(&wat(r#"(import "cell_v1" "nothing" (func))"#, ECHO), "imports `cell_v1` `nothing`");
+    refused(&wat(r#"(import "cell_v1" "log" (global i32))"#, ECHO), "imports `cell_v1` `log`");
+    refused(&wat("", ECHO).replace("(memory", "(func $s) (start $s) (memory"), "start section");
+    refused(&wat("(memory 1)", ECHO), "2 memories");
+    refused(&wat("(table 1 funcref) (table 1 funcref)", ECHO), "2 tables");
+    assert!(matches!(gate::inspect(b"\x7fELF"), Err(GateError::NotWasm(_))));
+    assert!(matches!(gate::inspect(b""), Err(GateError::NotWasm(_))));
+    assert!(matches!(gate::inspect(b"\0asm\x0d\0\x01\0"), Err(GateError::Component)));
+    let large = vec![0; gate::MODULE_BYTES_MAX + 1];
+    assert!(matches!(gate::inspect(&large), Err(GateError::TooMany { what: "bytes", .. })));
+    // Every cut of a good module is refused or still whole, and never a panic.
+    let good = wat::parse_str(wat("", ECHO)).unwrap();
+    for cut in 0..good.len() {
+        let _ = gate::inspect(&good[..cut]);
+    }
+}
+
+#[tokio::test]
+async fn memory_stops_at_its_limit() {
+    // Grows page by page until it is refused, then answers with the pages it has.
+    let handler = r#"
+        (loop $more (br_if $more (i32.ne (memory.grow (i32.const 1)) (i32.const -1))))
+        (i32.store (i32.const 0) (memory.size))
+        (i64.or (i64.shl (i64.const 4) (i64.const 32)) (i64.const 0))"#;
+    let mut options = CellOptions::default();
+    options.limits = Limits { memory_bytes_max: 20 * 65536, ..options.limits };
+    let cell = deploy(&wat("", handler), options.clone());
+    assert_eq!(call(&cell, b"", 1 << 40).await.2, 20u32.to_le_bytes());
+    // A module that starts with more does not start.
+    options.limits = Limits { memory_bytes_max: 65536, ..options.limits };
+    let cell = deploy(&wat("", handler), options);
+    assert_eq!(call(&cell, b"", 1 << 40).await.0, Status::Trapped);
+}
+
+#[tokio::test]
+async fn a_start_that_never_ends_is_ended() {
+    let spin = r#"(func (export "_initialize") (loop $again (br $again)))"#;
+    let cell = deploy(&wat("", ECHO).replace("(memory", &format!("{spin} (memory")), CellOptions::default());
+    let (status, fuel, message) = call(&cell, b"", 1_000_000).await;
+    assert_eq!((status, fuel), (Status::Trapped, 0), "{}", String::from_utf8_lossy(&message));
+}
+
+#[test]
+fn a_changed_artefact_is_not_loaded() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = ArtefactCache::open(directory.path().join("cache"), [1; 32]).unwrap();
+    let wasm = wat::parse_str(wat("", ECHO)).unwrap();
+    let hash = CellHash::of(&wasm);
+    assert_eq!(cache.find(hash), None);
+    let path = cache.store(hash, &sandbox().compile(&wasm).unwrap()).unwrap();
+    assert_eq!(cache.find(hash), Some(path.clone()));
+    let info = gate::inspect(&wasm).unwrap();
+    sandbox().load(&path, info, hash).unwrap();
+    // Another key, a flipped bit, a cut file: none is taken for ours.
+    let other = ArtefactCache::open(directory.path().join("cache"), [2; 32]).unwrap();
+    assert_eq!(other.find(hash), None);
+    let good = std::fs::read(&path).unwrap();
+    let mut bad = good.clone();
+    bad[good.len() / 2] ^= 1;
+    std::fs::write(&path, &bad).unwrap();
+    assert_eq!(cache.find(hash), None);
+    std::fs::write(&path, &good[..good.len() - 1]).unwrap();
+    assert_eq!(cache.find(hash), None);
+    std::fs::write(&path, &good).unwrap();
+    assert_eq!(cache.find(hash), Some(path));
+}

@@ -1,0 +1,202 @@
+//! Creating and opening the file: its schema, its mark, its settings.
+//!
+//! It reads and writes no books.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use cell_abi::AccountId;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use crate::LedgerError;
+
+/// "Cell" in ASCII, at a fixed place in the file's header, where `file` and other tools look.
+const APPLICATION_ID: i64 = 0x4365_6c6c;
+const SCHEMA_VERSION: i64 = 1;
+/// How long a batch waits for another process's transaction before it gets [`LedgerError::Busy`].
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The triggers are against mistakes, not against attackers: those are what the hash chain is for.
+const SCHEMA: &str = "
+CREATE TABLE ledger (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    issuer BLOB NOT NULL CHECK (length(issuer) = 32)
+) STRICT;
+CREATE TABLE journal (
+    seq INTEGER PRIMARY KEY CHECK (seq >= 1),
+    time_ms INTEGER NOT NULL CHECK (time_ms >= 0),
+    kind INTEGER NOT NULL,
+    content BLOB NOT NULL,
+    prev_hash BLOB NOT NULL CHECK (length(prev_hash) = 32),
+    hash BLOB NOT NULL CHECK (length(hash) = 32)
+) STRICT;
+CREATE TABLE accounts (
+    id BLOB PRIMARY KEY CHECK (length(id) = 32),
+    posted INTEGER NOT NULL,
+    held INTEGER NOT NULL CHECK (held >= 0)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE transfers (
+    id BLOB PRIMARY KEY CHECK (length(id) = 32),
+    seq INTEGER NOT NULL REFERENCES journal
+) STRICT, WITHOUT ROWID;
+CREATE TABLE holds (
+    id BLOB PRIMARY KEY CHECK (length(id) = 32),
+    account BLOB NOT NULL REFERENCES accounts,
+    amount INTEGER NOT NULL CHECK (amount > 0),
+    session BLOB NOT NULL CHECK (length(session) = 32),
+    expires_ms INTEGER NOT NULL CHECK (expires_ms >= 0),
+    opened_seq INTEGER NOT NULL REFERENCES journal,
+    resolved_seq INTEGER REFERENCES journal
+) STRICT, WITHOUT ROWID;
+CREATE INDEX holds_open_by_session ON holds (session) WHERE resolved_seq IS NULL;
+CREATE INDEX holds_open_by_expiry ON holds (expires_ms) WHERE resolved_seq IS NULL;
+CREATE TABLE touched (
+    account BLOB NOT NULL REFERENCES accounts,
+    seq INTEGER NOT NULL REFERENCES journal,
+    PRIMARY KEY (account, seq)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER journal_update BEFORE UPDATE ON journal BEGIN SELECT RAISE(ABORT, 'append-only'); END;
+CREATE TRIGGER journal_delete BEFORE DELETE ON journal BEGIN SELECT RAISE(ABORT, 'append-only'); END;
+CREATE TRIGGER transfers_update BEFORE UPDATE ON transfers BEGIN SELECT RAISE(ABORT, 'append-only'); END;
+CREATE TRIGGER transfers_delete BEFORE DELETE ON transfers BEGIN SELECT RAISE(ABORT, 'append-only'); END;
+";
+
+/// Puts an empty ledger at `path` unless a file is there; of several processes at once, one does.
+///
+/// The file is made complete under another name and then linked, which fails if the name is taken. So a ledger
+/// that was cut to zero bytes is never mistaken for one that is still to be created.
+pub(super) fn create_if_missing(path: &Path, issuer: AccountId) -> Result<(), LedgerError> {
+    if exists(path)? {
+        return Ok(());
+    }
+    let wal = beside(path, "-wal");
+    // SQLite would replay the leftover into the new file. It may be a living one: then the ledger exists by now.
+    if exists(&wal)? && !exists(path)? {
+        let reason = format!("{} is there and {} is not", wal.display(), path.display());
+        return Err(LedgerError::Corrupt { reason });
+    }
+    static CREATIONS: AtomicU64 = AtomicU64::new(0);
+    let count = CREATIONS.fetch_add(1, Ordering::Relaxed);
+    let draft = beside(path, &format!(".{}-{count}.new", process::id()));
+    let created = create(&draft, issuer).and_then(|()| match fs::hard_link(&draft, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        linked => linked.map_err(|error| io_error("link", path, &error)),
+    });
+    let removed = fs::remove_file(&draft).map_err(|error| io_error("remove", &draft, &error));
+    created.and(removed)?;
+    let directory =
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|error| io_error("sync", directory, &error))
+}
+
+/// Opens an existing file that bears the mark, and sets what SQLite keeps per connection.
+pub(super) fn connect(path: &Path) -> Result<Connection, LedgerError> {
+    if !exists(path)? {
+        return Err(LedgerError::Missing { path: path.to_owned() });
+    }
+    let connection = open_existing(path)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    check_mark(&connection, path)?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    use_wal(&connection)?;
+    Ok(connection)
+}
+
+/// Runs `quick_check` or `integrity_check`.
+pub(super) fn check_pages(connection: &Connection, pragma: &str) -> Result<(), LedgerError> {
+    match connection.pragma_query_value(None, pragma, |row| row.get::<_, String>(0))?.as_str() {
+        "ok" => Ok(()),
+        first => Err(LedgerError::Corrupt { reason: first.to_owned() }),
+    }
+}
+
+fn check_mark(connection: &Connection, path: &Path) -> Result<(), LedgerError> {
+    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+    let not_a_ledger = || LedgerError::NotALedger { path: path.to_owned() };
+    match number("application_id") {
+        Ok(APPLICATION_ID) => {}
+        Ok(_) => return Err(not_a_ledger()),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::NotADatabase) => {
+            return Err(not_a_ledger());
+        }
+        Err(error) => return Err(error.into()),
+    }
+    match number("user_version")? {
+        SCHEMA_VERSION => Ok(()),
+        found if found > SCHEMA_VERSION => {
+            Err(LedgerError::NewerSchema { found, known: SCHEMA_VERSION })
+        }
+        found => {
+            Err(LedgerError::Corrupt { reason: format!("there is no schema version {found}") })
+        }
+    }
+}
+
+fn create(draft: &Path, issuer: AccountId) -> Result<(), LedgerError> {
+    // SQLite gives the WAL the mode of the main file, so the mode is right from the first byte.
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(draft)
+        .map_err(|error| io_error("create", draft, &error))?;
+    let connection = open_existing(draft)?;
+    connection.execute_batch("BEGIN")?;
+    connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+    connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    connection.execute_batch(SCHEMA)?;
+    connection.execute("INSERT INTO ledger VALUES (1, ?1)", [issuer.as_bytes()])?;
+    connection.execute_batch("COMMIT")?;
+    use_wal(&connection)?;
+    // Closing the last connection also writes the WAL back and removes it.
+    connection.close().map_err(|(_, error)| error)?;
+    File::open(draft)
+        .and_then(|file| file.sync_all())
+        .map_err(|error| io_error("sync", draft, &error))
+}
+
+/// Without CREATE, so that no file appears by accident, and without URI, so that a path is only a path.
+fn open_existing(path: &Path) -> rusqlite::Result<Connection> {
+    Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )
+}
+
+fn use_wal(connection: &Connection) -> Result<(), LedgerError> {
+    let mode: String =
+        connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
+    if mode == "wal" {
+        Ok(())
+    } else {
+        Err(LedgerError::Storage {
+            reason: format!("the file system allows journal mode {mode}, wal is needed"),
+        })
+    }
+}
+
+fn exists(path: &Path) -> Result<bool, LedgerError> {
+    path.try_exists().map_err(|error| io_error("look at", path, &error))
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    name.into()
+}
+
+fn io_error(verb: &str, path: &Path, error: &io::Error) -> LedgerError {
+    LedgerError::Storage { reason: format!("{verb} {}: {error}", path.display()) }
+}
