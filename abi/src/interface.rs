@@ -72,12 +72,11 @@ impl Interface {
             return Err(InterfaceError::NotText);
         }
         let mut receptors = Vec::new();
-        for (at, block) in text.split("\n\n").filter(|block| !block.is_empty()).enumerate() {
+        let blocks = text.split("\n\n").map(|block| block.trim_matches('\n'));
+        for (at, block) in blocks.filter(|block| !block.is_empty()).enumerate() {
             let name = receptor_name(block).ok_or(InterfaceError::BadBlock { block: at + 1 })?;
-            let mut schema = block.trim_start_matches('\n').to_string();
-            if !schema.ends_with('\n') {
-                schema.push('\n');
-            }
+            let mut schema = block.to_string();
+            schema.push('\n');
             let fingerprint = Fingerprint::of_schema(&schema);
             receptors.push(ReceptorInterface { name, schema, fingerprint });
         }
@@ -119,7 +118,7 @@ impl Fingerprint {
 }
 
 fn receptor_name(block: &str) -> Option<ReceptorName> {
-    let rest = block.trim_start_matches('\n').strip_prefix("receptor ")?;
+    let rest = block.strip_prefix("receptor ")?;
     let (name, _) = rest.split_once('(')?;
     ReceptorName::parse(name).ok()
 }

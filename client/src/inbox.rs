@@ -190,7 +190,7 @@ mod tests {
             inbox.advance(first + second);
             rest = &rest[first + second..];
             while let Some((_, payload)) = inbox.frame::<FrameError>(|_| Ok(keep)).unwrap() {
-                assert_eq!(payload.as_ptr().align_offset(16), 0);
+                assert!(payload.is_empty() || payload.as_ptr().align_offset(16) == 0);
                 found.push(payload.to_vec());
                 inbox.recycle(payload);
             }

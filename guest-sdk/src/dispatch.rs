@@ -1,6 +1,10 @@
 //! From the bytes of a request to a handler and back, and the table that finds the handler.
 //!
 //! Nothing here knows how bytes come into the module.
+#![cfg_attr(
+    not(any(target_arch = "wasm32", test)),
+    allow(dead_code, reason = "natively handlers are checked, and run by tests only")
+)]
 
 use cell_abi::limits::RECEPTORS_MAX;
 use cell_abi::{Message, Receptor, Reject};
@@ -74,18 +78,16 @@ impl Entry {
     }
 
     /// Handles an archive, which must be 16-aligned.
-    #[cfg(any(target_arch = "wasm32", test))]
     pub(crate) fn receive(&self, request: &[u8]) -> Answer {
         (self.receive)(request)
     }
 
     /// Handles JSON text.
-    #[cfg(all(feature = "json", any(target_arch = "wasm32", test)))]
+    #[cfg(feature = "json")]
     pub(crate) fn receive_json(&self, request: &[u8]) -> Answer {
         (self.receive_json)(request)
     }
 
-    #[cfg(any(target_arch = "wasm32", test))]
     fn crate_name(&self) -> &'static str {
         self.module.split_once("::").map_or(self.module, |(name, _)| name)
     }
@@ -94,13 +96,11 @@ impl Entry {
 /// The receptors of a module; a receptor's number is its position in the byte order of the names.
 ///
 /// Entries come in any order, in `_initialize`, so that finding one costs the same in every call.
-#[cfg(any(target_arch = "wasm32", test))]
 #[derive(Debug)]
 pub(crate) struct Table {
     entries: [Option<&'static Entry>; RECEPTORS_MAX],
 }
 
-#[cfg(any(target_arch = "wasm32", test))]
 impl Table {
     pub(crate) const fn new() -> Self {
         Self { entries: [None; RECEPTORS_MAX] }

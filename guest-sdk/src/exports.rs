@@ -29,10 +29,13 @@ enum Reply {
     Json(Vec<u8>),
 }
 
-// `ManuallyDrop` and constants: no destructor to register and nothing to set up in the first call.
+// Constants without destructors: nothing is set up in the first call.
 thread_local! {
-    static TABLE: RefCell<ManuallyDrop<Table>> = const { RefCell::new(ManuallyDrop::new(Table::new())) };
+    static TABLE: RefCell<Table> = const { RefCell::new(Table::new()) };
     static BUFFERS: Cell<Option<ManuallyDrop<Buffers>>> = const { Cell::new(None) };
+    /// How many blocks of the heap the buffers hold: known without looking at them, so that a call
+    /// on a fresh instance takes the same branches as on any other.
+    static BLOCKS: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Enters a receptor into the table; called in `_initialize`.
@@ -52,13 +55,13 @@ pub fn register(entry: &'static Entry) {
 /// Gives the 16-aligned address of `len` writable bytes for the next request, or 0 if that is too large.
 #[unsafe(no_mangle)]
 extern "C" fn cell_mailbox(len: usize) -> *mut u8 {
-    release(BUFFERS.take());
+    release_buffers();
     if u32::try_from(len).is_ok_and(|len| len > FRAME_PAYLOAD_BYTES_MAX) {
         return core::ptr::null_mut();
     }
     let mut request = AlignedVec::with_capacity(len);
     let address = request.as_mut_ptr();
-    BUFFERS.set(Some(ManuallyDrop::new(Buffers { request, reply: Reply::None })));
+    keep(Buffers { request, reply: Reply::None });
     address
 }
 
@@ -78,37 +81,59 @@ extern "C" fn cell_receive_json(receptor: usize, request: *const u8, len: usize)
     handle(receptor, request, len, Entry::receive_json)
 }
 
-fn handle(receptor: usize, request: *const u8, len: usize, receive: fn(&Entry, &[u8]) -> Answer) -> u64 {
-    let Some(mut buffers) = BUFFERS.take() else { return BAD_REQUEST };
-    if request != buffers.request.as_ptr() || len > buffers.request.capacity() {
+fn handle(receptor: usize, address: *const u8, len: usize, receive: fn(&Entry, &[u8]) -> Answer) -> u64 {
+    let Some(buffers) = BUFFERS.take() else { return BAD_REQUEST };
+    let mut request = ManuallyDrop::into_inner(buffers).request;
+    if request.as_ptr() != address || request.capacity() < len {
+        keep(Buffers { request, reply: Reply::None });
         return BAD_REQUEST;
     }
     // SAFETY: the buffer has room for `len` bytes, and the nucleus wrote them before this call.
-    unsafe { buffers.request.set_len(len) };
+    unsafe { request.set_len(len) };
     let answer = match TABLE.with_borrow(|table| table.find(receptor)) {
-        Some(entry) => receive(entry, &buffers.request),
+        Some(entry) => receive(entry, &request),
         None => Answer::BadRequest,
     };
-    let result = match answer {
+    let (reply, result) = match answer {
         Answer::Archive(reply) => {
             let result = range(&reply);
-            buffers.reply = Reply::Archive(reply);
-            result
+            (Reply::Archive(reply), result)
         }
         #[cfg(feature = "json")]
         Answer::Json(reply) => {
             let result = range(&reply);
-            buffers.reply = Reply::Json(reply);
-            result
+            (Reply::Json(reply), result)
         }
         Answer::Reject(reject) => {
             host::reject(reject.code, &reject.message);
-            BAD_REQUEST
+            (Reply::None, BAD_REQUEST)
         }
-        Answer::BadRequest => BAD_REQUEST,
+        Answer::BadRequest => (Reply::None, BAD_REQUEST),
     };
-    BUFFERS.set(Some(buffers));
+    keep(Buffers { request, reply });
     result
+}
+
+/// Keeps buffers until the next call.
+fn keep(buffers: Buffers) {
+    let reply = match &buffers.reply {
+        Reply::None => 0,
+        Reply::Archive(reply) => reply.capacity(),
+        #[cfg(feature = "json")]
+        Reply::Json(reply) => reply.capacity(),
+    };
+    BLOCKS.set(usize::from(buffers.request.capacity() > 0) + usize::from(reply > 0));
+    BUFFERS.set(Some(ManuallyDrop::new(buffers)));
+}
+
+/// Releases what [`keep`] kept, and with the SDK's allocator all else that the last call allocated.
+fn release_buffers() {
+    #[cfg(feature = "allocator")]
+    if crate::allocator::start_call(BLOCKS.get()) {
+        return;
+    }
+    // The last call left something in a static: only its buffers may go.
+    drop(BUFFERS.take().map(ManuallyDrop::into_inner));
 }
 
 /// Address and length in one number.
@@ -116,36 +141,4 @@ fn range(bytes: &[u8]) -> u64 {
     let [a0, a1, a2, a3] = bytes.as_ptr().addr().to_le_bytes();
     let [l0, l1, l2, l3] = bytes.len().to_le_bytes();
     u64::from_le_bytes([a0, a1, a2, a3, l0, l1, l2, l3])
-}
-
-/// Makes the heap what it was before the last call.
-///
-/// A fresh instance takes the same path with no buffers, so that both cost the same.
-#[cfg(feature = "allocator")]
-fn release(buffers: Option<ManuallyDrop<Buffers>>) {
-    let blocks = buffers.as_ref().map_or(0, |buffers| buffers.blocks());
-    if crate::allocator::start_call(blocks) {
-        return;
-    }
-    // The last call left something in a static: only its buffers may go.
-    drop(buffers.map(ManuallyDrop::into_inner));
-}
-
-#[cfg(not(feature = "allocator"))]
-fn release(buffers: Option<ManuallyDrop<Buffers>>) {
-    drop(buffers.map(ManuallyDrop::into_inner));
-}
-
-#[cfg(feature = "allocator")]
-impl Buffers {
-    /// How many blocks of the heap the buffers hold.
-    fn blocks(&self) -> usize {
-        let reply = match &self.reply {
-            Reply::None => 0,
-            Reply::Archive(reply) => reply.capacity(),
-            #[cfg(feature = "json")]
-            Reply::Json(reply) => reply.capacity(),
-        };
-        usize::from(self.request.capacity() > 0) + usize::from(reply > 0)
-    }
 }

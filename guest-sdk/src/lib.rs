@@ -56,6 +56,7 @@
 //! - `allocator`: the global allocator described above, on wasm only.
 
 // The macros name the facade by its path, also in this crate's own tests.
+#[allow(unused_extern_crates, reason = "used by tests and examples only")]
 extern crate self as cell_guest;
 
 #[cfg(all(target_arch = "wasm32", feature = "allocator"))]
@@ -149,7 +150,7 @@ pub mod __private {
     pub use cell_abi::schema::receptor_text;
 
     pub use crate::__enter as enter;
-    pub use crate::dispatch::{Entry, Handle};
+    pub use crate::dispatch::{Answer as Ended, Entry, Handle, Payload};
     #[cfg(target_arch = "wasm32")]
     pub use crate::exports::register;
     pub use crate::log::write;

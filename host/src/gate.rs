@@ -170,7 +170,7 @@ fn look_at(payload: Payload<'_>, found: &mut Found) -> Result<(), GateError> {
         Payload::CustomSection(section) if section.name() == INTERFACE_SECTION => {
             // The linker joins sections of one name; a file with several has them joined here.
             found.interface.extend_from_slice(section.data());
-            found.interface.push(b'\n');
+            found.interface.extend_from_slice(b"\n\n");
         }
         _ => {}
     }

@@ -161,6 +161,10 @@ impl Lease {
                 let Some(range) = range else {
                     return self.settle(Status::BadReply, Status::BadReply.describe().into());
                 };
+                // Wasm checks its fuel at loops and calls only, so the last steps may have passed the limit.
+                if instance.burned(self.limit) > self.limit {
+                    return self.settle(Status::OutOfFuel, Vec::new());
+                }
                 if instance.commit().is_err() {
                     return self.settle(Status::HostFault, Status::HostFault.describe().into());
                 }
@@ -184,9 +188,7 @@ impl Lease {
         let Some(instance) = self.instance.as_deref_mut() else {
             return Outcome::failed(Status::HostFault, "the lease has no instance");
         };
-        let left = instance.store.get_fuel().unwrap_or(0);
-        let debt = instance.store.data().gauge.debt();
-        let burned = (self.limit + 1).saturating_sub(left).saturating_add(debt);
+        let burned = instance.burned(self.limit);
         let callees = std::mem::take(&mut instance.store.data_mut().call.callees);
         let grown = instance.memory.size(&instance.store) != instance.pages;
         instance.store.data_mut().call.state = None;
@@ -296,6 +298,12 @@ impl Instance {
         let stop = self.store.data().call.stop.clone();
         let guest = Box::pin(function.call_async(&mut self.store, arguments));
         Metered { guest, gauge: &gauge, stop: &stop }.await
+    }
+
+    /// What the call has burned of a store that was given one more than its limit.
+    fn burned(&self, limit: u64) -> u64 {
+        let left = self.store.get_fuel().unwrap_or(0);
+        (limit + 1).saturating_sub(left).saturating_add(self.store.data().gauge.debt())
     }
 
     fn commit(&mut self) -> Result<(), crate::StateError> {

@@ -171,7 +171,7 @@ impl Stream {
 
     fn new(fd: OwnedFd, interest: Interest) -> io::Result<Self> {
         // epoll refuses regular files; those never block for long.
-        let waiter = AsyncFd::register_with_interest(fd.try_clone()?, interest).ok();
+        let waiter = register(fd.try_clone()?, interest);
         Ok(Self(Arc::new(Shared { file: fd.into(), waiter, digest: Mutex::default() })))
     }
 
@@ -229,6 +229,13 @@ impl Stream {
         self.count(bytes.get(..written).unwrap_or_default());
         Ok(written)
     }
+}
+
+#[allow(unsafe_code, reason = "tokio's safe constructor is deprecated as unsound for foreign descriptor types")]
+fn register(fd: OwnedFd, interest: Interest) -> Option<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is open until it is dropped, always answers with the same descriptor, and
+    // moves into the AsyncFd here.
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.ok()
 }
 
 impl IsTerminal for Stream {

@@ -294,7 +294,13 @@ impl<S: LedgerStore> Writer<S> {
     fn commit(&mut self, commands: &[Command]) -> Vec<Result<Outcome, LedgerError>> {
         let results = match self.stopped.get() {
             Some(reason) => Err(stopped(reason)),
-            None => self.store.apply(commands, self.clock.now_ms()),
+            // A panic would leave the queued commands without an answer.
+            None => {
+                catch_unwind(AssertUnwindSafe(|| self.store.apply(commands, self.clock.now_ms())))
+                    .unwrap_or_else(|_| {
+                        Err(LedgerError::Storage { reason: "the writer panicked".into() })
+                    })
+            }
         };
         let error = match results {
             Ok(results) if results.len() == commands.len() => return results,

@@ -47,8 +47,7 @@ impl LedgerStore for MemoryStore {
         commands: &[Command],
         now_ms: u64,
     ) -> Result<Vec<Result<Outcome, LedgerError>>, LedgerError> {
-        let mut books = self.books()?;
-        Ok(commands.iter().map(|command| rules::apply(&mut *books, command, now_ms)).collect())
+        rules::apply_all(&mut *self.books()?, commands, now_ms)
     }
 
     fn issuer(&self) -> AccountId {

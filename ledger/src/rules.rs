@@ -1,9 +1,10 @@
 //! The rules: whether a command is allowed, and what it changes.
 //!
-//! It keeps no data and reads no clock; a store calls [`apply`] inside its transaction, through [`Tables`].
+//! It keeps no data and reads no clock; a store calls [`apply_all`] inside its transaction, through [`Tables`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cell_abi::status::Fault;
 use cell_abi::{AccountId, NanoAtp};
 
 use crate::command::{MEMO_BYTES_MAX, PAYMENTS_MAX};
@@ -57,6 +58,25 @@ pub struct Changes {
     pub transfers: BTreeSet<TransferId>,
     /// Holds that were opened (insert) or resolved (set `resolved_seq`).
     pub holds: Vec<HoldRecord>,
+}
+
+/// Applies a batch, with one result for each command, whatever the others got.
+///
+/// The outer error is the host's fault and may have come halfway through a command: the whole transaction must be
+/// rolled back.
+pub fn apply_all(
+    tables: &mut impl Tables,
+    commands: &[Command],
+    now_ms: u64,
+) -> Result<Vec<Result<Outcome, LedgerError>>, LedgerError> {
+    let mut results = Vec::with_capacity(commands.len());
+    for command in commands {
+        match apply(tables, command, now_ms) {
+            Err(error) if error.fault() == Fault::Host => return Err(error),
+            result => results.push(result),
+        }
+    }
+    Ok(results)
 }
 
 /// Applies one command: writes all of it, or writes nothing and says why.

@@ -63,17 +63,7 @@ impl LedgerStore for SqliteStore {
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut tables = tables::Writing::new(&transaction, self.issuer)?;
-        let mut results = Vec::with_capacity(commands.len());
-        for command in commands {
-            let result = rules::apply(&mut tables, command, now_ms);
-            // A host's fault may have come halfway through a command: leaving here rolls the whole batch back.
-            if let Err(error) = &result
-                && error.fault() == cell_abi::status::Fault::Host
-            {
-                return Err(error.clone());
-            }
-            results.push(result);
-        }
+        let results = rules::apply_all(&mut tables, commands, now_ms)?;
         transaction.commit()?;
         Ok(results)
     }

@@ -1,6 +1,6 @@
 //! What a place that keeps the ledger must offer.
 //!
-//! It holds no rules: every store runs [`rules::apply`](crate::rules::apply) inside its own transaction.
+//! It holds no rules: every store runs [`rules::apply_all`](crate::rules::apply_all) inside its own transaction.
 
 use cell_abi::{AccountId, NanoAtp};
 

@@ -1,7 +1,7 @@
 //! What an instance may take of the host, and what the gate refuses.
 
 use cell_abi::{CellHash, Status};
-use cell_host::{ArtefactCache, CellOptions, GateError, Limits, gate};
+use cell_host::{ArtefactCache, CellOptions, GateError, gate};
 
 use crate::support::{ECHO, call, deploy, sandbox, wat};
 
@@ -43,11 +43,11 @@ async fn memory_stops_at_its_limit() {
         (i32.store (i32.const 0) (memory.size))
         (i64.or (i64.shl (i64.const 4) (i64.const 32)) (i64.const 0))"#;
     let mut options = CellOptions::default();
-    options.limits = Limits { memory_bytes_max: 20 * 65536, ..options.limits };
+    options.limits.memory_bytes_max = 20 * 65536;
     let cell = deploy(&wat("", handler), options.clone());
     assert_eq!(call(&cell, b"", 1 << 40).await.2, 20u32.to_le_bytes());
     // A module that starts with more does not start.
-    options.limits = Limits { memory_bytes_max: 65536, ..options.limits };
+    options.limits.memory_bytes_max = 65536;
     let cell = deploy(&wat("", handler), options);
     assert_eq!(call(&cell, b"", 1 << 40).await.0, Status::Trapped);
 }

@@ -91,8 +91,10 @@ pub(super) fn create_if_missing(path: &Path, issuer: AccountId) -> Result<(), Le
     });
     let removed = fs::remove_file(&draft).map_err(|error| io_error("remove", &draft, &error));
     created.and(removed)?;
-    let directory =
-        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or_else(|| Path::new("."));
     File::open(directory)
         .and_then(|directory| directory.sync_all())
         .map_err(|error| io_error("sync", directory, &error))
