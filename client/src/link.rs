@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -17,14 +18,15 @@ use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
 };
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
 
 use crate::error::{Closed, Error};
 use crate::options::{CALLS_IN_FLIGHT_MAX, Config};
 use crate::outbox::Tail;
 use crate::session::Session;
 
-/// A deadline is kept to within this much, which saves a system call per call.
-const DEADLINE_SLACK: Duration = Duration::from_millis(10);
 /// The system counts socket timeouts in ticks of about this length, and takes zero for "never".
 const SOCKET_TIMEOUT_MIN: Duration = Duration::from_millis(1);
 /// A wait that would be longer is one without an end.
@@ -44,8 +46,11 @@ pub(crate) struct Link {
     stale: bool,
     /// No request in flight has an earlier deadline; `None` if none has any.
     earliest: Option<Instant>,
-    /// The receive timeout that the socket has.
-    armed: Option<Duration>,
+    /// Ends a wait. One timer for many calls, since one that is set for every wait costs a tenth
+    /// of a small call: as a rule it rings long after the call it was set for.
+    alarm: OwnedFd,
+    /// When the alarm will ring; never later than any wait that is under way should end.
+    rings_at: Option<Instant>,
 }
 
 /// A request that ended: answered, or with `None` timed out.
@@ -75,7 +80,6 @@ pub(crate) fn connect(path: &Path, timeout: Duration) -> Result<UnixStream, Erro
 impl Link {
     pub(crate) fn new(stream: UnixStream, config: Config) -> io::Result<Self> {
         stream.set_nonblocking(false)?;
-        stream.set_read_timeout(None)?;
         Ok(Self {
             stream,
             session: Session::new(config.reply_bytes_max),
@@ -85,7 +89,8 @@ impl Link {
             now: Instant::now(),
             stale: false,
             earliest: None,
-            armed: None,
+            alarm: timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?,
+            rings_at: None,
         })
     }
 
@@ -174,13 +179,12 @@ impl Link {
         if self.expire() || self.write(&mut Tail::empty()) {
             return Ok(());
         }
-        if self.session.outbox.is_empty() {
-            self.arm()?;
-            self.read();
-            self.stale = true;
+        let wanted = if self.session.outbox.is_empty() {
+            PollFlags::IN
         } else {
-            self.wait_for_socket(self.earliest);
-        }
+            PollFlags::IN | PollFlags::OUT
+        };
+        self.wait_for_socket(wanted, self.earliest);
         Ok(())
     }
 
@@ -200,7 +204,7 @@ impl Link {
                 if deadline.is_some_and(|deadline| deadline <= self.now) {
                     return Err(Error::TimedOut);
                 }
-                self.wait_for_socket(deadline);
+                self.wait_for_socket(PollFlags::IN | PollFlags::OUT, deadline);
             }
         }
     }
@@ -230,9 +234,7 @@ impl Link {
 
     /// The peer reads no more; it may have said why, or answered, before that.
     fn read_last_words(&mut self) {
-        while self.closed.is_none()
-            && self.poll(PollFlags::IN, Some(Duration::ZERO)) != PollFlags::empty()
-        {
+        while self.closed.is_none() && self.can_read() {
             self.read();
         }
         if self.closed.is_none() {
@@ -240,23 +242,46 @@ impl Link {
         }
     }
 
-    fn wait_for_socket(&mut self, until: Option<Instant>) {
-        let longest = until.map(|until| until.saturating_duration_since(self.now));
-        let found = self.poll(PollFlags::IN | PollFlags::OUT, longest);
-        if found.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+    /// Waits until the socket can do one of these or the time has come, and reads if it can.
+    fn wait_for_socket(&mut self, wanted: PollFlags, until: Option<Instant>) {
+        self.set_alarm(until);
+        let mut fds = [PollFd::new(&self.stream, wanted), PollFd::new(&self.alarm, PollFlags::IN)];
+        // Interrupted means that nothing was found; the caller looks at its deadline and comes back.
+        let _ = poll(&mut fds, None);
+        let [socket, alarm] = fds.map(|fd| fd.revents());
+        if !alarm.is_empty() {
+            self.rings_at = None;
+            self.settime(Duration::ZERO);
+        }
+        if socket.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
             self.read();
         }
-        self.look_at_clock();
+        self.stale = true;
     }
 
-    fn poll(&self, wanted: PollFlags, longest: Option<Duration>) -> PollFlags {
-        let mut fds = [PollFd::new(&self.stream, wanted)];
-        // Past the end of the clock means for ever.
-        let longest = longest.and_then(|longest| Timespec::try_from(longest).ok());
-        // Interrupted means that nothing was found; the caller looks at its deadline and comes back.
-        let _ = poll(&mut fds, longest.as_ref());
-        let [fd] = fds;
-        fd.revents()
+    /// Sees to it that a wait ends at this time at the latest; it may end earlier.
+    fn set_alarm(&mut self, until: Option<Instant>) {
+        if let Some(until) = until
+            && self.rings_at.is_none_or(|rings_at| rings_at > until)
+        {
+            self.rings_at = Some(until);
+            self.settime(until.saturating_duration_since(self.now).max(Duration::from_nanos(1)));
+        }
+    }
+
+    /// Lets the alarm ring after this time, or with zero not at all.
+    fn settime(&mut self, after: Duration) {
+        // Past the end of the clock means never.
+        let it_value = Timespec::try_from(after).unwrap_or_default();
+        let timer = Itimerspec { it_interval: Timespec::default(), it_value };
+        if let Err(errno) = timerfd_settime(&self.alarm, TimerfdTimerFlags::empty(), &timer) {
+            self.close(Closed::Io(io::Error::from(errno).kind()));
+        }
+    }
+
+    fn can_read(&self) -> bool {
+        let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|found| found > 0)
     }
 
     /// One read, and everything that follows from it.
@@ -316,25 +341,6 @@ impl Link {
             self.write(&mut Tail::empty());
         }
         !late.is_empty()
-    }
-
-    /// Sets the socket's timeout, unless the one it has is good enough.
-    fn arm(&mut self) -> Result<(), Error> {
-        let remaining = self.earliest.map(|at| at.saturating_duration_since(self.now));
-        let good = match (self.armed, remaining) {
-            (None, None) => true,
-            (Some(armed), Some(remaining)) => {
-                armed <= remaining.saturating_add(DEADLINE_SLACK) && armed >= remaining / 2
-            }
-            _ => false,
-        };
-        if !good {
-            self.stream
-                .set_read_timeout(remaining.and_then(socket_timeout))
-                .map_err(|error| Error::Io(error.kind()))?;
-            self.armed = remaining;
-        }
-        Ok(())
     }
 
     fn close(&mut self, closed: Closed) {

@@ -34,7 +34,7 @@ const QUEUE_MAX: usize = 4 * CALLS_IN_FLIGHT_MAX;
 /// A connection to one cell, shared by all clones of this client.
 ///
 /// Dropping the future of a call cancels the call. At most
-/// [`CALLS_IN_FLIGHT_MAX`](crate::CALLS_IN_FLIGHT_MAX) calls are under way; more wait their turn,
+/// [`CALLS_IN_FLIGHT_MAX`] calls are under way; more wait their turn,
 /// within their time limit. When the connection is lost, every pending call ends at once with the
 /// reason, and so does every later one. Dropping the last clone closes the connection.
 #[derive(Clone)]

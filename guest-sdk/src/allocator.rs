@@ -33,8 +33,8 @@ compile_error!("a cell has one thread: build it for wasm32-wasip1 without atomic
 static HEAPS: Heaps = Heaps {
     in_call: Cell::new(false),
     call_blocks: Cell::new(0),
-    persistent: UnsafeCell::new(PERSISTENT_HEAP),
-    call: UnsafeCell::new(CALL_HEAP),
+    persistent: UnsafeCell::new(heap(Which::Persistent)),
+    call: UnsafeCell::new(heap(Which::Call)),
 };
 
 static PERSISTENT: Region<PERSISTENT_BYTES> = Region::new();
@@ -43,11 +43,9 @@ static GROWN: Grown = Grown { start: Cell::new(0), used: Cell::new(0), end: Cell
 
 type Heap = Dlmalloc<Source>;
 
-const PERSISTENT_HEAP: Heap = heap(Source { which: Which::Persistent, region_given: Cell::new(false) });
-/// The call heap's first state.
-const CALL_HEAP: Heap = heap(Source { which: Which::Call, region_given: Cell::new(false) });
-
-const fn heap(source: Source) -> Heap {
+/// A heap in its first state.
+const fn heap(which: Which) -> Heap {
+    let source = Source { which, region_given: Cell::new(false) };
     let mut heap = Dlmalloc::new_with_allocator(source);
     // Nothing can be given back, so looking for it would be wasted fuel.
     heap.set_max_release_check_rate(0);
@@ -66,7 +64,7 @@ pub(crate) fn start_call(kept: usize) -> bool {
     HEAPS.call_blocks.set(0);
     GROWN.used.set(0);
     // SAFETY: there is one thread, and no heap function is under way: none calls back.
-    unsafe { HEAPS.call.get().write(CALL_HEAP) };
+    unsafe { HEAPS.call.get().write(const { heap(Which::Call) }) };
     true
 }
 
@@ -133,11 +131,14 @@ unsafe impl GlobalAlloc for Heaps {
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         if !Self::is_persistent(block) {
             // SAFETY: the block is from this heap, with this layout; there is one thread.
-            return unsafe { (*self.call.get()).realloc(block, layout.size(), layout.align(), new_size) };
+            return unsafe {
+                (*self.call.get()).realloc(block, layout.size(), layout.align(), new_size)
+            };
         }
         // In a call it must not change the persistent heap's blocks in place, so it moves.
         // SAFETY: the caller gives a new size that makes a layout with the old alignment.
-        let moved = unsafe { self.alloc(Layout::from_size_align_unchecked(new_size, layout.align())) };
+        let moved =
+            unsafe { self.alloc(Layout::from_size_align_unchecked(new_size, layout.align())) };
         if !moved.is_null() {
             // SAFETY: both blocks have this many bytes and are distinct; the old one is not used again.
             unsafe {

@@ -51,7 +51,8 @@ impl<'a, R: Receptor> Remote<'a, R> {
         let (status, reply) = host::call(self.cell, R::NAME, R::SCHEMA, &request, self.fuel.0);
         match Status::from_code(status) {
             Some(Status::Ok) => {
-                let archived = cell_abi::schema::access::<R::Output>(&reply).map_err(|_| CallError::BadReply)?;
+                let archived = cell_abi::schema::access::<R::Output>(&reply)
+                    .map_err(|_| CallError::BadReply)?;
                 cell_abi::schema::decode(archived).map_err(|_| CallError::BadReply)
             }
             Some(Status::Rejected) => {
@@ -62,7 +63,9 @@ impl<'a, R: Receptor> Remote<'a, R> {
                 Err(CallError::Failed { status, message })
             }
             None => {
-                let message = format!("the nucleus answered with status {status}, which this cell does not know");
+                let message = format!(
+                    "the nucleus answered with status {status}, which this cell does not know"
+                );
                 Err(CallError::Failed { status: Status::HostFault, message })
             }
         }

@@ -173,7 +173,9 @@ fn receive_json<H: Handle>(request: &[u8]) -> Answer {
         return Answer::BadRequest;
     };
     match H::handle(input, &mut Context::new()) {
-        Ok(output) => serde_json::to_vec(&output).map_or_else(|error| bad_answer(&error), Answer::Json),
+        Ok(output) => {
+            serde_json::to_vec(&output).map_or_else(|error| bad_answer(&error), Answer::Json)
+        }
         Err(reject) => Answer::Reject(reject),
     }
 }

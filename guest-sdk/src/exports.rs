@@ -2,7 +2,10 @@
 //!
 //! The buffers of a call live until the next one, as the ABI promises; they are then released
 //! together with everything else the call allocated.
-#![allow(unsafe_code, reason = "exports have unmangled names, and the nucleus writes the request into memory")]
+#![allow(
+    unsafe_code,
+    reason = "exports have unmangled names, and the nucleus writes the request into memory"
+)]
 
 use core::cell::{Cell, RefCell};
 use core::mem::ManuallyDrop;
@@ -52,6 +55,21 @@ pub fn register(entry: &'static Entry) {
     });
 }
 
+unsafe extern "C" {
+    /// Made by the linker: runs what stands in `.init_array`.
+    fn __wasm_call_ctors();
+}
+
+/// Enters the receptors; the nucleus calls it once, before anything else.
+///
+/// Without a function that calls them, the linker would have every export run the constructors
+/// again: `rustc` links a start file into programs only.
+#[unsafe(no_mangle)]
+extern "C" fn _initialize() {
+    // SAFETY: the ABI has this called once and first; the constructors need nothing before them.
+    unsafe { __wasm_call_ctors() }
+}
+
 /// Gives the 16-aligned address of `len` writable bytes for the next request, or 0 if that is too large.
 #[unsafe(no_mangle)]
 extern "C" fn cell_mailbox(len: usize) -> *mut u8 {
@@ -81,7 +99,12 @@ extern "C" fn cell_receive_json(receptor: usize, request: *const u8, len: usize)
     handle(receptor, request, len, Entry::receive_json)
 }
 
-fn handle(receptor: usize, address: *const u8, len: usize, receive: fn(&Entry, &[u8]) -> Answer) -> u64 {
+fn handle(
+    receptor: usize,
+    address: *const u8,
+    len: usize,
+    receive: fn(&Entry, &[u8]) -> Answer,
+) -> u64 {
     let Some(buffers) = BUFFERS.take() else { return BAD_REQUEST };
     let mut request = ManuallyDrop::into_inner(buffers).request;
     if request.as_ptr() != address || request.capacity() < len {

@@ -13,7 +13,9 @@ mod imports;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use fake::{call, context, fuel_left, kv_delete, kv_get, kv_set, kv_value, log};
 #[cfg(target_arch = "wasm32")]
-pub(crate) use imports::{call, context, fuel_left, kv_delete, kv_get, kv_set, kv_value, log, reject};
+pub(crate) use imports::{
+    call, context, fuel_left, kv_delete, kv_get, kv_set, kv_value, log, reject,
+};
 
 /// What the import `context` writes.
 #[derive(Debug, Clone, Copy)]

@@ -113,6 +113,10 @@ pub use cell_guest_macros::receptor;
 /// Fields may be numbers, `bool`, `char`, `String`, `Vec`, `Option`, `Box`, arrays, tuples of two
 /// or three, and other signals. The type gets `Debug`, `Clone`, `PartialEq` and a description that
 /// is part of the fingerprint of every receptor that uses it.
+///
+/// Where `missing_docs` is denied, a public enum whose variants have named fields needs
+/// `#![allow(missing_docs)]` in its module: of the types that rkyv derives beside it, the resolver
+/// has fields without documentation.
 pub use cell_guest_macros::signal;
 
 /// Defines a receptor: its name, its types and its clients.
@@ -137,7 +141,7 @@ pub use cell_guest_macros::signal_receptor;
 /// The typed client of native programs.
 #[cfg(not(target_arch = "wasm32"))]
 pub mod client {
-    pub use cell_client::blocking::TypedClient;
+    pub use cell_client::TypedClient;
 }
 
 /// What the macros' output needs; no part of the public interface.
@@ -169,7 +173,10 @@ pub mod __private {
     }
 
     /// A block of the interface section: the schema and an empty line.
-    #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which reports a bad index")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "evaluated by the compiler, which reports a bad index"
+    )]
     pub const fn section_block<const N: usize>(schema: &str) -> [u8; N] {
         let mut block = [b'\n'; N];
         let mut at = 0;

@@ -9,7 +9,7 @@
 //! #[receptor]
 //! fn double(input: &ArchivedDouble, cx: &mut Context) -> Result<u64, Reject> {
 //!     cx.state().set(b"last", &input.n.to_native().to_le_bytes())?;
-//!     Ok(u64::from(input.n) * 2)
+//!     Ok(u64::from(input.n.to_native()) * 2)
 //! }
 //!
 //! fn main() {
@@ -80,8 +80,10 @@ impl Context {
                 return (Status::BadRequest, AlignedVec::new());
             };
             match handler(input) {
-                Ok(output) => encode(&output)
-                    .map_or_else(|_| (Status::BadReply, AlignedVec::new()), |reply| (Status::Ok, reply)),
+                Ok(output) => encode(&output).map_or_else(
+                    |_| (Status::BadReply, AlignedVec::new()),
+                    |reply| (Status::Ok, reply),
+                ),
                 Err(reject) => {
                     let mut reply = AlignedVec::new();
                     reply.extend_from_slice(&reject.encode());
@@ -115,6 +117,11 @@ impl<T: Message> Archive<T> {
     pub fn of(message: &T) -> Self {
         let bytes = encode(message).unwrap_or_else(|error| panic!("archive a message: {error}"));
         Self { bytes, message: PhantomData }
+    }
+
+    /// The bytes as they travel.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
     }
 }
 

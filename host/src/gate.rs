@@ -90,6 +90,19 @@ pub struct ModuleInfo {
     pub data_bytes: u64,
 }
 
+impl ModuleInfo {
+    /// The findings for a cell that was inspected elsewhere, so that its wasm need not be at hand.
+    pub const fn of_cell(interface: Interface, has_json: bool, memory_pages: u64, data_bytes: u64) -> Self {
+        Self { kind: ModuleKind::Cell, interface, has_json, memory_pages, data_bytes }
+    }
+
+    /// The findings for a command that was inspected elsewhere.
+    pub fn of_command(memory_pages: u64, data_bytes: u64) -> Self {
+        let kind = ModuleKind::Command;
+        Self { kind, interface: Interface::default(), has_json: false, memory_pages, data_bytes }
+    }
+}
+
 #[derive(Default)]
 struct Found {
     names: Vec<String>,

@@ -134,6 +134,11 @@ impl Lease {
         }
     }
 
+    /// Ends a begun call whose request will not come; what the guest burned for its mailbox is due.
+    pub fn abandon(&mut self) -> Outcome {
+        self.settle(Status::Cancelled, Status::Cancelled.describe().into())
+    }
+
     /// The bytes of an `Ok` reply, in the instance's memory.
     pub fn reply(&self, outcome: &Outcome) -> &[u8] {
         let (start, end) = outcome.reply;

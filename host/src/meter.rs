@@ -47,6 +47,14 @@ impl StopHandle {
         self.0.store(RUNNING, Relaxed);
     }
 
+    /// The status that a stopped call ends with; `None` while it may run.
+    pub fn status(&self) -> Option<cell_abi::Status> {
+        self.stopped().map(|stop| match stop {
+            Stop::Cancelled => cell_abi::Status::Cancelled,
+            _ => cell_abi::Status::TimedOut,
+        })
+    }
+
     pub(crate) fn stopped(&self) -> Option<Stop> {
         match self.0.load(Relaxed) {
             RUNNING => None,

@@ -103,6 +103,16 @@ mod tests {
         assert_eq!(HoldId::parse("12"), Err(IdError));
     }
 
+    /// Ids are kept for ever, so how they are made cannot change.
+    #[test]
+    fn golden() {
+        let id = TransferId::derive("cell.test.v1", &[b"one", b"", b"three"]);
+        assert_eq!(
+            id.to_string(),
+            "a1364ca337620728b5fabd8d393ae4ba5c9cb7bca93accd62dd5d81abc7d4abf"
+        );
+    }
+
     #[test]
     fn parts_do_not_run_into_each_other() {
         let ids = [

@@ -374,7 +374,14 @@ mod tests {
         assert_eq!(hashes, GOLDEN);
     }
 
-    const GOLDEN: [&str; 6] = ["", "", "", "", "", ""];
+    const GOLDEN: [&str; 6] = [
+        "eb616ce99d95cf1184a0eb1fb24a4de216fc8b312609c22799f28f21f302bbe9",
+        "fd84f9471a2ac6691ae6d56682ce10efca437e28b8851de6ebb840b3feb56d24",
+        "2fff5e4727a04f72d99b55ffec8c7a081df3332ffb6609fb6b05a7c29ea7966c",
+        "84cfb0f18361ea1b1dd84afb43054e670454a0b6ec0587756b43c2a46bbb2540",
+        "f10101fce166ffa387f2901dfe723f28e3448b2ebb747f16714619f91862c48c",
+        "2b7e617a0ef40b6eb759b987e86eeea6901c7c536ecf23aee6b5c44ae15791bd",
+    ];
 
     #[test]
     fn round_trip_and_no_other_encoding() {

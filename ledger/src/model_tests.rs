@@ -64,7 +64,7 @@ proptest! {
             let sum: i128 = accounts.iter().map(|(_, balance)| i128::from(balance.posted_nano)).sum();
             prop_assert_eq!(sum, 0);
             for (account, balance) in &accounts {
-                let sound = balance.posted_nano >= 0 && balance.held.0 <= balance.posted_nano as u64;
+                let sound = i128::from(balance.held.0) <= i128::from(balance.posted_nano);
                 prop_assert!(*account == ISSUER || sound, "{:?} has {:?}", account, balance);
             }
             prop_assert_eq!(accounts, memory.accounts().unwrap());

@@ -40,7 +40,7 @@ pub trait LedgerStore: Send {
 
     /// Folds the journal from scratch and compares it with every table, at one moment.
     ///
-    /// Reads everything and keeps in memory about 100 bytes for each entry.
+    /// Reads everything and keeps in memory some hundred bytes for each entry.
     fn verify(&self) -> Result<Verified, VerifyError>;
 
     /// Another handle on the same place, for a thread that reads while this one writes.

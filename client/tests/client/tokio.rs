@@ -1,4 +1,6 @@
 //! The async client.
+//!
+//! The driver runs on a thread of its own, since a server is waited for at the end of its test.
 
 use std::sync::Arc;
 
@@ -20,7 +22,7 @@ fn echo_server() -> Server {
     })
 }
 
-#[::tokio::test]
+#[::tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn typed_raw_and_json() {
     fn shared<T: Clone + Send + Sync>(_: &T) {}
     let server = echo_server();
@@ -39,7 +41,7 @@ async fn typed_raw_and_json() {
     client.ping().await.unwrap();
 }
 
-#[::tokio::test]
+#[::tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_typed_client_sets_its_fuel() {
     let server = Server::start(|mut peer| {
         peer.open();
@@ -74,7 +76,7 @@ async fn ten_thousand_large_calls_of_many_tasks() {
     tasks.join_all().await;
 }
 
-#[::tokio::test]
+#[::tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_call_that_times_out_is_cancelled_and_its_late_reply_dropped() {
     let server = Server::start(|mut peer| {
         peer.open();
@@ -91,7 +93,7 @@ async fn a_call_that_times_out_is_cancelled_and_its_late_reply_dropped() {
     assert_eq!(client.call_raw(&slot, b"next", OPTIONS).await.unwrap().bytes(), b"second");
 }
 
-#[::tokio::test]
+#[::tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn dropping_a_call_cancels_it() {
     let (started, start) = oneshot::channel();
     let (stopped, stop) = oneshot::channel();
@@ -118,7 +120,7 @@ async fn dropping_a_call_cancels_it() {
 }
 
 /// Every place in the window is taken by a call that was given up, and is free again afterwards.
-#[::tokio::test]
+#[::tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn cancelled_calls_give_their_places_back() {
     let server = Server::start(|mut peer| {
         peer.open();
@@ -142,7 +144,7 @@ async fn cancelled_calls_give_their_places_back() {
     }
 }
 
-#[::tokio::test]
+#[::tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn all_pending_calls_end_with_the_server() {
     const CALLS: usize = CALLS_IN_FLIGHT_MAX + 10;
     let server = Server::start(|mut peer| {
@@ -173,28 +175,29 @@ async fn all_pending_calls_end_with_the_server() {
     );
 }
 
-#[track_caller]
-fn check(script: impl FnOnce(&mut Peer) + Send + 'static, expect: impl FnOnce(&Error) -> bool) {
-    let runtime = ::tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+async fn check(
+    script: impl FnOnce(&mut Peer) + Send + 'static,
+    expect: impl FnOnce(&Error) -> bool,
+) {
     let server = Server::start(|mut peer| script(&mut peer));
-    let error = runtime.block_on(async {
-        let client = Client::connect(server.path(), "hello").await.unwrap();
-        client.open_raw("echo").await.unwrap_err()
-    });
+    let client = Client::connect(server.path(), "hello").await.expect("connect");
+    let error = client.open_raw("echo").await.expect_err("a broken server");
     assert!(expect(&error), "{error:?}");
 }
 
-#[test]
-fn broken_servers() {
-    check(|_| {}, |error| matches!(error, Error::Disconnected { .. }));
+#[::tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn broken_servers() {
+    check(|_| {}, |error| matches!(error, Error::Disconnected { .. })).await;
     check(
         |peer| peer.write(b"GET / HTTP/1.1\r\n"),
         |error| matches!(error, Error::Protocol(ProtocolError::Frame(FrameError::BadMagic(_)))),
-    );
+    )
+    .await;
     check(
         |peer| peer.write(&Hello { version: 7, features: 0 }.encode()),
         |error| matches!(error, Error::VersionMismatch { theirs: 7, ours: 1 }),
-    );
+    )
+    .await;
     check(
         |peer| {
             peer.hello();
@@ -202,7 +205,7 @@ fn broken_servers() {
             peer.send(Header { status, ..Header::new(Kind::Goaway) }, b"full");
         },
         |error| matches!(error, Error::Goaway { status: Status::Busy, message } if message == "full"),
-    );
+    ).await;
     check(
         |peer| {
             peer.hello();
@@ -215,10 +218,11 @@ fn broken_servers() {
             let large = FrameError::PayloadTooLarge { claimed: 1 << 30, max: 64 << 10 };
             matches!(error, Error::Protocol(ProtocolError::Frame(found)) if *found == large)
         },
-    );
+    )
+    .await;
 }
 
-#[::tokio::test]
+#[::tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_server_that_never_says_hello() {
     let (done, wait) = std::sync::mpsc::channel::<()>();
     let server = Server::start(move |peer| {
@@ -230,7 +234,7 @@ async fn a_server_that_never_says_hello() {
     drop(done);
 }
 
-#[::tokio::test]
+#[::tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_reply_over_the_limit_is_dropped() {
     let server = echo_server();
     let config = Config { reply_bytes_max: 100, ..Config::default() };
@@ -241,7 +245,7 @@ async fn a_reply_over_the_limit_is_dropped() {
     assert_eq!(client.call_raw(&slot, b"next", OPTIONS).await.unwrap().bytes(), b"next");
 }
 
-#[::tokio::test]
+#[::tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn no_socket() {
     let dir = tempfile::tempdir().unwrap();
     let error = Client::connect(dir.path().join("x.sock"), "hello").await.unwrap_err();

@@ -42,3 +42,8 @@ impl Errors {
         self.found.map(|error| error.to_compile_error()).unwrap_or_default()
     }
 }
+
+/// Where an item starts: enough to point at without underlining all of it.
+pub(crate) fn first_tokens(item: &TokenStream) -> TokenStream {
+    item.clone().into_iter().take(2).collect()
+}

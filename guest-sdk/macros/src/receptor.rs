@@ -5,16 +5,19 @@ use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned as _;
 use syn::{FnArg, ItemFn, Path, ReturnType, Safety, Signature, Type};
 
-use crate::errors::Errors;
+use crate::errors::{Errors, first_tokens};
 
 /// Expands `#[receptor]` on a handler.
 pub(crate) fn expand(arguments: TokenStream, item: TokenStream, facade: &Path) -> TokenStream {
     let mut errors = Errors::default();
     if !arguments.is_empty() {
-        errors.at(&arguments, "`#[receptor]` takes no arguments: the function's name is the receptor's name");
+        errors.at(
+            &arguments,
+            "`#[receptor]` takes no arguments: the function's name is the receptor's name",
+        );
     }
     let Ok(function) = syn::parse2::<ItemFn>(item.clone()) else {
-        errors.at(first_line(&item), "`#[receptor]` goes on a function");
+        errors.at(first_tokens(&item), "`#[receptor]` goes on a function");
         let errors = errors.into_tokens();
         return quote!(#item #errors);
     };
@@ -23,7 +26,15 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream, facade: &Path) -
         Some(handler) if errors.is_empty() => register(&function.sig, &handler, facade),
         _ => errors.into_tokens(),
     };
-    quote!(#item #registration)
+    quote! {
+        #[allow(
+            clippy::needless_pass_by_ref_mut,
+            clippy::unnecessary_wraps,
+            reason = "a handler's form is given"
+        )]
+        #item
+        #registration
+    }
 }
 
 /// The parts of a handler's signature that its registration repeats.
@@ -68,39 +79,40 @@ fn check<'a>(signature: &'a Signature, errors: &mut Errors) -> Option<Handler<'a
             None
         }
     };
-    let mut arguments = signature.inputs.iter();
+    let mut arguments = signature.inputs.iter().peekable();
+    let receiver = arguments.next_if(|argument| matches!(argument, FnArg::Receiver(_)));
+    if let Some(receiver) = receiver {
+        refuse(receiver, "a handler is a free function and has no `self`");
+    }
     let input = match arguments.next() {
-        Some(argument) => reference(argument, false).or_else(|problem| {
-            let what = problem.unwrap_or("the first argument is `&` to the archived input");
-            refuse(argument, what);
-            Err(())
+        Some(argument) => reference(argument, false).or_else(|| {
+            refuse(argument, "the first argument is `&` to the archived input");
+            None
         }),
         None => {
             refuse(&signature.ident, "a handler takes its input");
-            Err(())
+            None
         }
     };
     let context = arguments.next().map(|argument| {
-        reference(argument, true).map_err(|problem| {
-            let what = problem.unwrap_or("the second argument is `&mut Context`");
-            refuse(argument, what);
-        })
+        let context = reference(argument, true);
+        if context.is_none() {
+            refuse(argument, "the second argument is `&mut Context`");
+        }
+        context
     });
     for argument in arguments {
         refuse(argument, "a handler has at most two arguments");
     }
-    Some(Handler { input: input.ok()?, context: context.transpose().ok()?, output: output? })
+    Some(Handler { input: input?, context: context.flatten(), output: output? })
 }
 
-/// The type of an argument that must be a shared or a mutable reference.
-fn reference(argument: &FnArg, mutable: bool) -> Result<&Type, Option<&'static str>> {
-    let typed = match argument {
-        FnArg::Typed(typed) => typed,
-        FnArg::Receiver(_) => return Err(Some("a handler is a free function and has no `self`")),
-    };
+/// The type of an argument if it is a shared, or a mutable, reference.
+fn reference(argument: &FnArg, mutable: bool) -> Option<&Type> {
+    let FnArg::Typed(typed) = argument else { return None };
     match &*typed.ty {
-        Type::Reference(reference) if reference.mutability.is_some() == mutable => Ok(&typed.ty),
-        _ => Err(None),
+        Type::Reference(reference) if reference.mutability.is_some() == mutable => Some(&typed.ty),
+        _ => None,
     }
 }
 
@@ -111,12 +123,9 @@ fn is_result(ty: &Type) -> bool {
 
 fn form(signature: &Signature) -> String {
     let name = &signature.ident;
-    format!("fn {name}(input: &ArchivedInput, cx: &mut Context) -> Result<Output, Reject>\nwhere `cx` may be left out")
-}
-
-/// The item's tokens up to its body, so that an error does not underline all of it.
-fn first_line(item: &TokenStream) -> TokenStream {
-    item.clone().into_iter().take(2).collect()
+    format!(
+        "fn {name}(input: &ArchivedInput, cx: &mut Context) -> Result<Output, Reject>\nwhere `cx` may be left out"
+    )
 }
 
 fn register(signature: &Signature, handler: &Handler<'_>, facade: &Path) -> TokenStream {
@@ -127,7 +136,10 @@ fn register(signature: &Signature, handler: &Handler<'_>, facade: &Path) -> Toke
     let bind_input = quote_spanned!(input.span()=> let input: #input = input;);
     let bind_context = context.map(|ty| quote_spanned!(ty.span()=> let cx: #ty = cx;));
     let context = context.map(|_| quote!(, cx));
-    let answer = quote_spanned!(output.span()=> let answer: #private::Answer<__Receptor, _> = answer;);
+    let answer = quote_spanned! {output.span()=>
+        let answer: #private::Answer<__Receptor, _> = answer;
+        answer.map_err(::core::convert::Into::into)
+    };
     quote! {
         const _: () = {
             type __Receptor = #name::Receptor;
@@ -146,7 +158,6 @@ fn register(signature: &Signature, handler: &Handler<'_>, facade: &Path) -> Toke
                     #bind_context
                     let answer = #name(input #context);
                     #answer
-                    answer.map_err(::core::convert::Into::into)
                 }
             }
 

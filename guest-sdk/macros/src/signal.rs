@@ -9,10 +9,12 @@ use syn::{
     TypeReference, parse_quote,
 };
 
-use crate::errors::Errors;
+use crate::errors::{Errors, first_tokens};
 
 /// Derives that the macro adds itself, so a user's own are taken out.
 const DERIVED: [&str; 3] = ["Debug", "Clone", "PartialEq"];
+
+const MAPS_AND_SETS: [&str; 4] = ["HashMap", "HashSet", "BTreeMap", "BTreeSet"];
 
 /// Expands `#[signal]` on a struct or an enum.
 pub(crate) fn expand(arguments: TokenStream, item: TokenStream, facade: &Path) -> TokenStream {
@@ -20,13 +22,10 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream, facade: &Path) -
     if !arguments.is_empty() {
         errors.at(&arguments, "`#[signal]` takes no arguments");
     }
-    let definition = match syn::parse2::<DeriveInput>(item.clone()) {
-        Ok(definition) => definition,
-        Err(_) => {
-            errors.at(&item, "`#[signal]` goes on a struct or an enum");
-            let errors = errors.into_tokens();
-            return quote!(#item #errors);
-        }
+    let Ok(definition) = syn::parse2::<DeriveInput>(item.clone()) else {
+        errors.at(first_tokens(&item), "`#[signal]` goes on a struct or an enum");
+        let errors = errors.into_tokens();
+        return quote!(#item #errors);
     };
     check(&definition, &mut errors);
     if errors.is_empty() {
@@ -38,7 +37,7 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream, facade: &Path) -
 }
 
 /// Reports all that keeps a definition from being a message.
-pub(crate) fn check(definition: &DeriveInput, errors: &mut Errors) {
+fn check(definition: &DeriveInput, errors: &mut Errors) {
     if !definition.generics.params.is_empty() {
         errors.at(
             &definition.generics,
@@ -66,10 +65,8 @@ pub(crate) fn check(definition: &DeriveInput, errors: &mut Errors) {
                 check_fields(&variant.fields, &definition.ident, errors);
             }
         }
-        Data::Union(data) => errors.at(
-            data.union_token,
-            "a union cannot be validated, so it cannot be sent: use an enum",
-        ),
+        Data::Union(data) => errors
+            .at(data.union_token, "a union cannot be validated, so it cannot be sent: use an enum"),
     }
 }
 
@@ -96,7 +93,11 @@ pub(crate) fn define(mut definition: DeriveInput, facade: &Path) -> TokenStream 
             #private::rkyv::Serialize,
             #private::rkyv::Deserialize,
         )]
-        #[rkyv(crate = #private::rkyv, derive(Debug))]
+        #[rkyv(
+            crate = #private::rkyv,
+            derive(Debug),
+            attr(allow(missing_docs, reason = "documented where the signal is")),
+        )]
         #json
         #definition
 
@@ -108,25 +109,32 @@ pub(crate) fn define(mut definition: DeriveInput, facade: &Path) -> TokenStream 
     }
 }
 
-fn check_attributes(attributes: &[Attribute], errors: &mut Errors) {
+/// Reports attributes that would change what the schema says.
+pub(crate) fn check_attributes(attributes: &[Attribute], errors: &mut Errors) {
     for attribute in attributes {
         let path = attribute.path();
         if path.is_ident("rkyv") || path.is_ident("repr") {
             errors.at(path, "a signal's layout follows from its schema alone: leave this out");
         } else if path.is_ident("cfg") || path.is_ident("cfg_attr") {
-            errors.at(path, "a signal is the same in every build: put the `cfg` on two whole types");
+            errors
+                .at(path, "a signal is the same in every build: put the `cfg` on two whole types");
         }
     }
 }
 
 fn check_fields(fields: &Fields, owner: &Ident, errors: &mut Errors) {
     for field in fields {
-        check_attributes(&field.attrs, errors);
-        if let Some((_, value)) = &field.default {
-            errors.at(value, "a signal's fields have no default values");
-        }
-        FieldCheck { owner, errors }.visit_type(&field.ty);
+        check_field(field, owner, errors);
     }
+}
+
+/// Reports all that keeps a field from being part of a message.
+pub(crate) fn check_field(field: &Field, owner: &Ident, errors: &mut Errors) {
+    check_attributes(&field.attrs, errors);
+    if let Some((_, value)) = &field.default {
+        errors.at(value, "a signal's fields have no default values");
+    }
+    FieldCheck { owner, errors }.visit_type(&field.ty);
 }
 
 /// Finds the parts of a field's type that no message can hold.
@@ -182,15 +190,24 @@ impl<'ast> Visit<'ast> for FieldCheck<'_> {
                 );
             }
         }
+        if let Some(last) = node.path.segments.last()
+            && MAPS_AND_SETS.iter().any(|name| last.ident == name)
+        {
+            self.errors.at(&last.ident, "a signal holds no maps and no sets: use a `Vec` of pairs");
+        }
         visit::visit_type_path(self, node);
     }
 }
 
-fn strip_own_derives(attributes: &mut Vec<Attribute>) {
+fn strip_own_derives(attributes: &mut [Attribute]) {
     for attribute in attributes.iter_mut().filter(|attribute| attribute.path().is_ident("derive")) {
         let mut kept: Vec<Path> = Vec::new();
         let parsed = attribute.parse_nested_meta(|meta| {
-            let own = meta.path.segments.last().is_some_and(|last| DERIVED.iter().any(|name| last.ident == name));
+            let own = meta
+                .path
+                .segments
+                .last()
+                .is_some_and(|last| DERIVED.iter().any(|name| last.ident == name));
             if !own {
                 kept.push(meta.path);
             }
@@ -204,7 +221,8 @@ fn strip_own_derives(attributes: &mut Vec<Attribute>) {
 
 /// The text of the type's own line, then the lines of every type it holds.
 fn definitions(definition: &DeriveInput, facade: &Path) -> TokenStream {
-    let mut line = Line { facade, literal: String::new(), pushes: TokenStream::new(), types: Vec::new() };
+    let mut line =
+        Line { facade, literal: String::new(), pushes: TokenStream::new(), types: Vec::new() };
     let name = definition.ident.unraw();
     match &definition.data {
         Data::Struct(data) => {

@@ -5,7 +5,7 @@ use quote::quote;
 use syn::ext::IdentExt as _;
 use syn::parse::{ParseStream, Parser as _};
 use syn::punctuated::Punctuated;
-use syn::{Attribute, DeriveInput, Field, Ident, Path, Token, Type, braced, parse_quote, token};
+use syn::{Attribute, Field, Ident, Path, Token, Type, braced, parse_quote, token};
 
 use crate::errors::Errors;
 use crate::signal;
@@ -22,7 +22,9 @@ const NAME_BYTES_MAX: usize = 64;
 /// Expands `signal_receptor! { name: .., input: .., output: .. }`.
 pub(crate) fn expand(definition: TokenStream, facade: &Path) -> TokenStream {
     let mut errors = Errors::default();
-    let entries = match (|input: ParseStream<'_>| Ok(Entries::parse(input, &mut errors))).parse2(definition) {
+    let entries = match (|input: ParseStream<'_>| Ok(Entries::parse(input, &mut errors)))
+        .parse2(definition)
+    {
         Ok(entries) => entries,
         Err(error) => {
             errors.push(error);
@@ -39,8 +41,10 @@ pub(crate) fn expand(definition: TokenStream, facade: &Path) -> TokenStream {
     }
     let Entries { name, input, output } = entries;
     let mut items = TokenStream::new();
-    let input = input.map(|payload| payload.define("Input", name.as_ref(), facade, &mut items, &mut errors));
-    let output = output.map(|payload| payload.define("Output", name.as_ref(), facade, &mut items, &mut errors));
+    let input = input
+        .map(|payload| payload.define("Input", name.as_ref(), facade, &mut items, &mut errors));
+    let output = output
+        .map(|payload| payload.define("Output", name.as_ref(), facade, &mut items, &mut errors));
     if let Some(name) = name {
         check_name(&name, &mut errors);
         // Also next to errors: what uses the module then gets no errors of its own.
@@ -82,7 +86,10 @@ impl Entries {
         match key.to_string().as_str() {
             "name" => {
                 let name = input.parse::<Ident>().map_err(|error| {
-                    syn::Error::new(error.span(), "a receptor's name is an identifier, such as `worker`")
+                    syn::Error::new(
+                        error.span(),
+                        "a receptor's name is an identifier, such as `worker`",
+                    )
                 })?;
                 if self.name.replace(name).is_some() {
                     twice();
@@ -110,7 +117,11 @@ impl Entries {
     }
 
     fn missing(&self) -> Vec<&'static str> {
-        let given = [("name", self.name.is_some()), ("input", self.input.is_some()), ("output", self.output.is_some())];
+        let given = [
+            ("name", self.name.is_some()),
+            ("input", self.input.is_some()),
+            ("output", self.output.is_some()),
+        ];
         given.into_iter().filter(|(_, given)| !given).map(|(key, _)| key).collect()
     }
 }
@@ -124,7 +135,9 @@ enum Payload {
 impl Payload {
     fn parse(mut attributes: Vec<Attribute>, input: ParseStream<'_>) -> syn::Result<Self> {
         attributes.extend(Attribute::parse_outer(input)?);
-        if !(input.peek(Ident) && (input.peek2(token::Brace) || input.peek2(Token![<]) && generic_block(input))) {
+        if !(input.peek(Ident)
+            && (input.peek2(token::Brace) || input.peek2(Token![<]) && generic_block(input)))
+        {
             let ty = input.parse::<Type>()?;
             if input.peek(token::Paren) {
                 return Err(input.error("name the fields: `Name { field: Type }`"));
@@ -155,34 +168,45 @@ impl Payload {
         items: &mut TokenStream,
         errors: &mut Errors,
     ) -> Type {
-        let (mut attributes, ident, mut fields) = match self {
+        let (mut attributes, ident, fields) = match self {
             Self::Existing(ty) => return ty,
             Self::Defined { attributes, ident, fields } => (attributes, ident, fields),
         };
+        signal::check_attributes(&attributes, errors);
         if !attributes.iter().any(|attribute| attribute.path().is_ident("doc")) {
             let receptor = receptor.map(|name| format!(" `{name}`")).unwrap_or_default();
             let text = format!("{role} of the receptor{receptor}.");
             attributes.push(parse_quote!(#[doc = #text]));
         }
-        for field in &mut fields {
-            field.vis = parse_quote!(pub);
-            if let Some(name) = &field.ident
-                && !field.attrs.iter().any(|attribute| attribute.path().is_ident("doc"))
-            {
-                let text = format!("The field `{}`.", name.unraw());
-                field.attrs.push(parse_quote!(#[doc = #text]));
-            }
-        }
-        let definition: DeriveInput = parse_quote! {
+        // A faulty field is left out, so that the rest gets no errors of its own.
+        let fields: Vec<Field> = fields
+            .into_iter()
+            .filter_map(|field| {
+                let mut found = Errors::default();
+                signal::check_field(&field, &ident, &mut found);
+                let sound = found.is_empty();
+                errors.append(found);
+                sound.then(|| documented(field))
+            })
+            .collect();
+        let definition = parse_quote! {
             #(#attributes)*
-            pub struct #ident { #fields }
+            pub struct #ident { #(#fields),* }
         };
-        let mut found = Errors::default();
-        signal::check(&definition, &mut found);
-        items.extend(if found.is_empty() { signal::define(definition, facade) } else { quote!(#definition) });
-        errors.append(found);
+        items.extend(signal::define(definition, facade));
         parse_quote!(#ident)
     }
+}
+
+/// The field, public and with a sentence if its author wrote none.
+fn documented(mut field: Field) -> Field {
+    field.vis = parse_quote!(pub);
+    let has_text = field.attrs.iter().any(|attribute| attribute.path().is_ident("doc"));
+    if let Some(name) = field.ident.as_ref().filter(|_| !has_text) {
+        let text = format!("The field `{}`.", name.unraw());
+        field.attrs.push(parse_quote!(#[doc = #text]));
+    }
+    field
 }
 
 /// Whether `Name<..>` is followed by a block, so that the generics are a mistake.
@@ -214,7 +238,9 @@ fn check_name(name: &Ident, errors: &mut Errors) {
 }
 
 fn module(name: &Ident, facade: &Path) -> TokenStream {
-    let about = format!("The receptor `{name}`: what its handler, its callers and its clients are built from.");
+    let about = format!(
+        "The receptor `{name}`: what its handler, its callers and its clients are built from."
+    );
     let receptor = format!("The receptor `{name}` as a type.");
     let remote = format!("Calls the receptor `{name}` of another cell.");
     let client = format!("Calls the receptor `{name}` from a native program.");

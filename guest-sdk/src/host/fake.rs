@@ -65,12 +65,19 @@ pub(crate) fn log(level: u32, text: &str) {
     with(|fake| fake.log.push((level, text.to_owned())));
 }
 
-pub(crate) fn call(cell: &str, receptor: &str, _schema: &str, request: &[u8], _fuel: u64) -> (u32, AlignedVec) {
+pub(crate) fn call(
+    cell: &str,
+    receptor: &str,
+    _schema: &str,
+    request: &[u8],
+    _fuel: u64,
+) -> (u32, AlignedVec) {
     let key = (cell.to_owned(), receptor.to_owned());
     // Taken out meanwhile, so that the answering function may use a context of its own.
     let Some(answering) = with(|fake| fake.cells.remove(&key)) else {
         let mut message = AlignedVec::new();
-        message.extend_from_slice(format!("the test answers no call of {cell}.{receptor}").as_bytes());
+        message
+            .extend_from_slice(format!("the test answers no call of {cell}.{receptor}").as_bytes());
         return (Status::UnknownCell.code(), message);
     };
     let (status, reply) = answering(request);

@@ -1,5 +1,8 @@
 //! The imports of module `cell_v1`.
-#![allow(unsafe_code, reason = "a foreign function has no safe declaration, and these take addresses")]
+#![allow(
+    unsafe_code,
+    reason = "a foreign function has no safe declaration, and these take addresses"
+)]
 
 use cell_abi::AccountId;
 use rkyv::util::AlignedVec;
@@ -81,7 +84,13 @@ pub(crate) fn reject(code: u32, message: &str) {
 }
 
 /// The status and the reply, 16-aligned.
-pub(crate) fn call(cell: &str, receptor: &str, schema: &str, request: &[u8], fuel: u64) -> (u32, AlignedVec) {
+pub(crate) fn call(
+    cell: &str,
+    receptor: &str,
+    schema: &str,
+    request: &[u8],
+    fuel: u64,
+) -> (u32, AlignedVec) {
     // SAFETY: the import only reads the four ranges.
     let ended = unsafe {
         cell_call(

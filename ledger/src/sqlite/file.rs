@@ -82,9 +82,7 @@ pub(super) fn create_if_missing(path: &Path, issuer: AccountId) -> Result<(), Le
         let reason = format!("{} is there and {} is not", wal.display(), path.display());
         return Err(LedgerError::Corrupt { reason });
     }
-    static CREATIONS: AtomicU64 = AtomicU64::new(0);
-    let count = CREATIONS.fetch_add(1, Ordering::Relaxed);
-    let draft = beside(path, &format!(".{}-{count}.new", process::id()));
+    let draft = new_draft(path)?;
     let created = create(&draft, issuer).and_then(|()| match fs::hard_link(&draft, path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         linked => linked.map_err(|error| io_error("link", path, &error)),
@@ -146,14 +144,22 @@ fn check_mark(connection: &Connection, path: &Path) -> Result<(), LedgerError> {
     }
 }
 
+/// An empty file of a new name. One left by a creation that was killed is passed over: its maker may be alive.
+fn new_draft(path: &Path) -> Result<PathBuf, LedgerError> {
+    static CREATIONS: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let count = CREATIONS.fetch_add(1, Ordering::Relaxed);
+        let draft = beside(path, &format!(".{}-{count}.new", process::id()));
+        // SQLite gives the WAL the mode of the main file, so the mode is right from the first byte.
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft) {
+            Ok(_) => return Ok(draft),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(io_error("create", &draft, &error)),
+        }
+    }
+}
+
 fn create(draft: &Path, issuer: AccountId) -> Result<(), LedgerError> {
-    // SQLite gives the WAL the mode of the main file, so the mode is right from the first byte.
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(draft)
-        .map_err(|error| io_error("create", draft, &error))?;
     let connection = open_existing(draft)?;
     connection.execute_batch("BEGIN")?;
     connection.pragma_update(None, "application_id", APPLICATION_ID)?;

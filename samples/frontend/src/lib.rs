@@ -36,7 +36,9 @@ mod tests {
         let mut cx = Context::for_test().with_cell::<worker::Receptor>("worker", |job| {
             match job.payload.len() {
                 0 => Err(Reject::new(9, "nothing to do")),
-                bytes => Ok(WorkResult { id: job.id.to_native(), checksum: u64::MAX - 3 + bytes as u64 }),
+                bytes => {
+                    Ok(WorkResult { id: job.id.to_native(), checksum: u64::MAX - 3 + bytes as u64 })
+                }
             }
         });
         let batch = Archive::of(&Batch { payloads: vec![vec![1], vec![2, 3]] });

@@ -31,7 +31,8 @@ fn run() -> Result<(), String> {
         _ => return Err(USAGE.into()),
     };
     match path {
-        None => draw(width, height, io::stdout().lock()).map_err(|error| format!("write the picture: {error}")),
+        None => draw(width, height, io::stdout().lock())
+            .map_err(|error| format!("write the picture: {error}")),
         Some(path) => File::create(path)
             .and_then(|file| draw(width, height, file))
             .map_err(|error| format!("write {path}: {error}")),

@@ -23,7 +23,11 @@ mod tests {
     /// The values are from the FNV authors' test suite.
     #[test]
     fn checksums() {
-        for (payload, checksum) in [("", 0xcbf2_9ce4_8422_2325), ("a", 0xaf63_dc4c_8601_ec8c), ("foobar", 0x8594_4171_f739_67e8)] {
+        for (payload, checksum) in [
+            ("", 0xcbf2_9ce4_8422_2325),
+            ("a", 0xaf63_dc4c_8601_ec8c),
+            ("foobar", 0x8594_4171_f739_67e8),
+        ] {
             let job = Archive::of(&WorkLoad { id: 7, payload: payload.into() });
             assert_eq!(worker(&job), Ok(WorkResult { id: 7, checksum }), "{payload:?}");
         }

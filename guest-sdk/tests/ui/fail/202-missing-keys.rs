@@ -1,0 +1,9 @@
+#![allow(unused)]
+
+use cell_guest::signal_receptor;
+
+signal_receptor! {
+    name: worker,
+}
+
+fn main() {}

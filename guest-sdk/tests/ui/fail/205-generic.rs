@@ -1,0 +1,11 @@
+#![allow(unused)]
+
+use cell_guest::signal_receptor;
+
+signal_receptor! {
+    name: worker,
+    input: Work<T> { id: T },
+    output: Done { id: u32 },
+}
+
+fn main() {}

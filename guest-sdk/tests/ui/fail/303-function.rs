@@ -1,0 +1,8 @@
+#![allow(unused)]
+
+use cell_guest::signal;
+
+#[signal]
+fn work() {}
+
+fn main() {}

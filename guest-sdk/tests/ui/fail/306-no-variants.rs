@@ -1,0 +1,8 @@
+#![allow(unused)]
+
+use cell_guest::signal;
+
+#[signal]
+pub enum Never {}
+
+fn main() {}

@@ -1,0 +1,205 @@
+//! The messages between a nucleus and its worker, over a socket pair that keeps their bounds.
+//!
+//! Each message is one packet of JSON, with file descriptors beside it where its doc says so.
+//! The worker is not trusted: a packet of its that is too long or does not parse ends it.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Largest packet, in bytes; also asked of the kernel as the sockets' buffer.
+const PACKET_BYTES_MAX: usize = 192 << 10;
+/// Most descriptors beside one packet.
+const FDS_MAX: usize = 4;
+
+/// One end of the pair.
+#[derive(Debug)]
+pub(crate) struct Link(OwnedFd);
+
+impl Link {
+    /// Two connected ends; neither survives an exec unless it is handed over.
+    pub(crate) fn pair() -> io::Result<(Self, Self)> {
+        let flags = SocketFlags::CLOEXEC;
+        let (a, b) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        for end in [&a, &b] {
+            rustix::net::sockopt::set_socket_send_buffer_size(end, PACKET_BYTES_MAX * 2)?;
+        }
+        Ok((Self(a), Self(b)))
+    }
+
+    pub(crate) const fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
+    /// Sends a message, waiting while the peer's buffer is full.
+    pub(crate) fn send<M: Serialize>(&self, message: &M, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let packet = serde_json::to_vec(message)?;
+        if packet.len() > PACKET_BYTES_MAX {
+            return Err(io::Error::other(format!("a link message has {} bytes", packet.len())));
+        }
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(io::Error::other("too many descriptors for one link message"));
+        }
+        let slices = [IoSlice::new(&packet)];
+        loop {
+            match rustix::net::sendmsg(self.0.as_fd(), &slices, &mut ancillary, SendFlags::NOSIGNAL) {
+                Ok(_) => return Ok(()),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Waits for a message; `None` when the peer is gone.
+    pub(crate) fn receive<M: DeserializeOwned>(&self, buffer: &mut Vec<u8>) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
+        buffer.resize(PACKET_BYTES_MAX, 0);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let received = loop {
+            let mut slices = [IoSliceMut::new(buffer)];
+            match rustix::net::recvmsg(&self.0, &mut slices, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+                Ok(received) => break received,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        };
+        if received.bytes == 0 {
+            return Ok(None);
+        }
+        let fds = ancillary
+            .drain()
+            .filter_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        let packet = buffer.get(..received.bytes).unwrap_or_default();
+        Ok(Some((serde_json::from_slice(packet)?, fds)))
+    }
+}
+
+/// From the nucleus to its worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum ToWorker {
+    /// Serve this cell, or serve this code instead of what it had. Descriptors: the log file, and
+    /// for a new cell its listening socket.
+    Load(Box<LoadCell>),
+    /// Stop serving this cell; calls in flight end in peace.
+    Drop { cell: String },
+    /// Write the log there from now on. Descriptor: the file.
+    Log { cell: String },
+    /// What the last `NeedHold` of this user brought; less than asked means that is all there is.
+    Granted { uid: u32, amount: u64 },
+}
+
+/// A cell as the nucleus hands it over.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LoadCell {
+    pub(crate) cell: String,
+    pub(crate) generation: u64,
+    pub(crate) hash: String,
+    pub(crate) artefact: PathBuf,
+    /// The gate's findings, so that the worker need not see the wasm.
+    pub(crate) facts: ModuleFacts,
+    pub(crate) data: PathBuf,
+    pub(crate) settings: crate::manifest::Settings,
+}
+
+/// What the gate found in a cell's module.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ModuleFacts {
+    /// The interface section's text.
+    pub(crate) interface: String,
+    pub(crate) has_json: bool,
+    pub(crate) memory_pages: u64,
+    pub(crate) data_bytes: u64,
+}
+
+/// From a worker to its nucleus.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum FromWorker {
+    /// The worker takes messages.
+    Ready,
+    /// How a `Load` went.
+    Loaded { cell: String, generation: u64, error: Option<String> },
+    /// This user's calls need at least `amount_min` more than was granted; `amount` would be good.
+    NeedHold { uid: u32, amount_min: u64, amount: u64 },
+    /// What was burned since the last report. Each `sequence` is used once.
+    Usage { sequence: u64, uid: u32, rows: Vec<UsageRow> },
+    /// This user's calls need nothing for now.
+    Release { uid: u32 },
+    /// How cells fare; sent for those that changed.
+    Stats { rows: Vec<CellStats> },
+}
+
+/// What one user burned in one cell.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct UsageRow {
+    pub(crate) cell: String,
+    pub(crate) fuel: u64,
+    pub(crate) calls: u64,
+}
+
+/// Counters of one cell since its worker started.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CellStats {
+    pub(crate) cell: String,
+    pub(crate) calls: u64,
+    pub(crate) failed: u64,
+    pub(crate) fuel: u64,
+    pub(crate) instances: u64,
+    pub(crate) waiting: u64,
+    pub(crate) last_error: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use super::*;
+
+    #[test]
+    fn messages_and_descriptors_arrive() {
+        let (a, b) = Link::pair().unwrap();
+        let (mut ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        a.send(&ToWorker::Log { cell: "x".into() }, &[theirs.as_fd()]).unwrap();
+        drop(theirs);
+        let mut buffer = Vec::new();
+        let (message, fds) = b.receive::<ToWorker>(&mut buffer).unwrap().unwrap();
+        assert!(matches!(message, ToWorker::Log { cell } if cell == "x"));
+        let mut file = std::fs::File::from(fds.into_iter().next().unwrap());
+        file.write_all(b"hi").unwrap();
+        let mut text = [0; 2];
+        ours.read_exact(&mut text).unwrap();
+        assert_eq!(&text, b"hi");
+        drop(a);
+        assert!(b.receive::<ToWorker>(&mut buffer).unwrap().is_none());
+    }
+
+    #[test]
+    fn garbage_is_an_error() {
+        let (a, b) = Link::pair().unwrap();
+        a.send(&"garbage", &[]).unwrap();
+        assert!(b.receive::<FromWorker>(&mut Vec::new()).is_err());
+    }
+}

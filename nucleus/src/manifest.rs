@@ -1,0 +1,168 @@
+//! `Cell.toml`: what a cell is called and how it is run.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use cell_abi::CellName;
+use cell_host::{CellOptions, Isolation, Limits};
+use serde::{Deserialize, Serialize};
+
+/// Name of the file.
+pub(crate) const FILE: &str = "Cell.toml";
+/// Largest file, in bytes.
+const FILE_BYTES_MAX: u64 = 64 << 10;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    cell: Section,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Section {
+    name: String,
+    #[serde(default = "default_wasm")]
+    wasm: String,
+    #[serde(default = "default_isolation")]
+    isolation: String,
+    #[serde(default = "default_replicas_max")]
+    replicas_max: u32,
+    #[serde(default = "default_memory_mb_max")]
+    memory_mb_max: u32,
+    #[serde(default = "default_state_mb_max")]
+    state_mb_max: u32,
+    #[serde(default = "default_call_ms_max")]
+    call_ms_max: u64,
+    #[serde(default = "default_idle_s")]
+    idle_s: u64,
+}
+
+fn default_wasm() -> String {
+    "cell.wasm".into()
+}
+fn default_isolation() -> String {
+    "instance".into()
+}
+const fn default_replicas_max() -> u32 {
+    16
+}
+const fn default_memory_mb_max() -> u32 {
+    64
+}
+const fn default_state_mb_max() -> u32 {
+    16
+}
+const fn default_call_ms_max() -> u64 {
+    30_000
+}
+const fn default_idle_s() -> u64 {
+    60
+}
+
+/// A manifest whose every value was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Manifest {
+    pub(crate) name: CellName,
+    /// File name of the module, beside the manifest.
+    pub(crate) wasm: String,
+    pub(crate) settings: Settings,
+}
+
+/// How a cell is run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Settings {
+    /// Every call gets a fresh instance.
+    pub(crate) fresh: bool,
+    /// Most instances at once, 1 to 64.
+    pub(crate) replicas_max: u32,
+    /// Memory of one instance, 1 to 64 MiB.
+    pub(crate) memory_mb_max: u32,
+    /// Key-value state, 0 to 1024 MiB.
+    pub(crate) state_mb_max: u32,
+    /// Wall-clock time of one call, 1 ms to 1 h.
+    pub(crate) call_ms_max: u64,
+    /// An instance without calls for this long is stopped.
+    pub(crate) idle_s: u64,
+}
+
+impl Settings {
+    /// The host's options, without a place for state.
+    pub(crate) fn options(&self) -> CellOptions {
+        let mut options = CellOptions::default();
+        options.isolation = if self.fresh { Isolation::Call } else { Isolation::Instance };
+        options.replicas_max = usize::try_from(self.replicas_max).unwrap_or(1);
+        options.limits = Limits::CELL;
+        options.limits.memory_bytes_max = usize::try_from(self.memory_mb_max).unwrap_or(1) << 20;
+        options.state_bytes_max = u64::from(self.state_mb_max) << 20;
+        options
+    }
+}
+
+impl Manifest {
+    /// Reads the manifest of a cell's directory.
+    pub(crate) fn read(directory: &Path) -> anyhow::Result<Self> {
+        let path = directory.join(FILE);
+        let length = fs::metadata(&path).with_context(|| format!("read {}", path.display()))?.len();
+        if length > FILE_BYTES_MAX {
+            bail!("{} has {length} bytes; at most {FILE_BYTES_MAX} are read", path.display());
+        }
+        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        Self::parse(&text).with_context(|| format!("in {}", path.display()))
+    }
+
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        let File { cell } = toml::from_str(text)?;
+        let name = CellName::parse(&cell.name).with_context(|| format!("name = {:?}", cell.name))?;
+        if cell.wasm.contains('/') || cell.wasm.starts_with('.') || cell.wasm.is_empty() {
+            bail!("wasm = {:?} must be a file name beside {FILE}", cell.wasm);
+        }
+        let fresh = match cell.isolation.as_str() {
+            "instance" => false,
+            "call" => true,
+            other => bail!("isolation = {other:?} must be \"instance\" or \"call\""),
+        };
+        let settings = Settings {
+            fresh,
+            replicas_max: within("replicas_max", cell.replicas_max.into(), 1, 64)?,
+            memory_mb_max: within("memory_mb_max", cell.memory_mb_max.into(), 1, 64)?,
+            state_mb_max: within("state_mb_max", cell.state_mb_max.into(), 0, 1024)?,
+            call_ms_max: within("call_ms_max", cell.call_ms_max, 1, 3_600_000)?,
+            idle_s: within("idle_s", cell.idle_s, 1, 86_400)?,
+        };
+        Ok(Self { name, wasm: cell.wasm, settings })
+    }
+}
+
+fn within<T: TryFrom<u64>>(key: &str, value: u64, min: u64, max: u64) -> anyhow::Result<T> {
+    match T::try_from(value) {
+        Ok(fits) if (min..=max).contains(&value) => Ok(fits),
+        _ => bail!("{key} = {value} must be between {min} and {max}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn refused(text: &str, expect: &str) {
+        let error = format!("{:#}", Manifest::parse(text).unwrap_err());
+        assert!(error.contains(expect), "{error}");
+    }
+
+    #[test]
+    fn manifests() {
+        let manifest = Manifest::parse("[cell]\nname = \"a\"\n").unwrap();
+        assert_eq!(manifest.wasm, "cell.wasm");
+        assert_eq!(manifest.settings.replicas_max, 16);
+        refused("", "cell");
+        refused("[cell]\nname = \"../a\"", "name = \"../a\"");
+        refused("[cell]\nname = \"a\"\nwasm = \"../x.wasm\"", "beside");
+        refused("[cell]\nname = \"a\"\nreplica_max = 1", "replica_max");
+        refused("[cell]\nname = \"a\"\nreplicas_max = 0", "between 1 and 64");
+        refused("[cell]\nname = \"a\"\nmemory_mb_max = 4096", "between 1 and 64");
+        refused("[cell]\nname = \"a\"\nisolation = \"none\"", "isolation");
+    }
+}

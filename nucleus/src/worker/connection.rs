@@ -1,0 +1,522 @@
+//! One client's connection: frames in, calls out of them, replies back.
+//!
+//! It reads and writes only when the loop says that the socket may be ready, and never blocks.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice, Read as _, Write as _};
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cell_abi::frame::{HEADER_BYTES, HELLO_BYTES, Header, Hello, Kind, padding};
+use cell_abi::{AccountId, Fingerprint, FrameError, Open, Status};
+use cell_host::StopHandle;
+use mio::net::UnixStream;
+
+use super::call::{Begun, Call, Ended, Payload, refusal};
+use super::cells::Entry;
+use super::purse::{Meter, Purse};
+
+/// Bytes read from a socket at a time; also the size of each loop's read buffer.
+pub(super) const READ_BYTES: usize = 64 << 10;
+/// A call frame up to this size waits in a buffer until it is complete; the payload of a larger one
+/// is read straight into the guest's mailbox.
+const BUFFERED_BYTES_MAX: usize = 32 << 10;
+/// Receptors one connection may have open.
+const SLOTS_MAX: usize = 256;
+/// Calls one connection may have in flight; the socket is not read while there are as many.
+const CALLS_IN_FLIGHT_MAX: usize = 256;
+/// Reply bytes that may wait for a slow reader; the socket is not read while there are more.
+const UNSENT_BYTES_MAX: usize = 4 << 20;
+/// Time a client has to say hello.
+const HELLO_TIME_MAX: Duration = Duration::from_secs(2);
+/// Time without progress in the middle of a frame, either way, before a connection is closed.
+const STALL_TIME_MAX: Duration = Duration::from_secs(10);
+/// Frames handled before the loop looks at its other connections.
+const FRAMES_PER_TURN: usize = 32;
+/// Replies up to this size are copied to be sent together; larger ones go straight from the guest.
+const COPIED_REPLY_BYTES_MAX: usize = 16 << 10;
+
+/// What the loop must do for a connection.
+#[derive(Debug)]
+pub(super) enum Task {
+    /// Run a call whose request is here.
+    Run(Call, Vec<u8>),
+    /// Get an instance and a mailbox for a large request.
+    Begin(Call, u32),
+    /// Run a call whose large request is in its mailbox.
+    Finish(Begun),
+}
+
+pub(super) struct Connection {
+    stream: UnixStream,
+    entry: Arc<Entry>,
+    purse: Arc<Purse>,
+    payer: AccountId,
+    slots: Vec<Slot>,
+    greeted: bool,
+    /// The socket may have more to read.
+    pub(super) readable: bool,
+    /// Read, and not yet handled: part of a frame, or frames behind a full window.
+    pending: Vec<u8>,
+    stage: Stage,
+    /// Request ids and stop handles of calls in flight.
+    in_flight: Vec<(u64, StopHandle)>,
+    unsent: VecDeque<Segment>,
+    unsent_bytes: usize,
+    /// Nothing more is read; closed when all is sent.
+    closing: bool,
+    progressed: Instant,
+}
+
+#[derive(Debug)]
+struct Slot {
+    receptor: u16,
+    fingerprint: Fingerprint,
+    meter: Arc<Meter>,
+}
+
+/// Where the connection is in its stream.
+enum Stage {
+    /// At a frame's start, or within a frame that is buffered.
+    Frames,
+    /// A large call waits for its mailbox; nothing is read meanwhile.
+    AwaitMailbox,
+    /// Bytes go into the mailbox.
+    Fill { begun: Box<Begun>, filled: usize },
+    /// These many bytes are of no use: padding, or the payload of a refused call.
+    Skip(usize),
+}
+
+enum Segment {
+    Bytes { bytes: Vec<u8>, sent: usize },
+    Reply { header: [u8; HEADER_BYTES], payload: Box<Payload>, sent: usize },
+}
+
+impl Connection {
+    pub(super) fn new(stream: UnixStream, entry: Arc<Entry>, purse: Arc<Purse>, payer: AccountId) -> Self {
+        Self {
+            stream,
+            entry,
+            purse,
+            payer,
+            slots: Vec::new(),
+            greeted: false,
+            readable: true,
+            pending: Vec::new(),
+            stage: Stage::Frames,
+            in_flight: Vec::new(),
+            unsent: VecDeque::new(),
+            unsent_bytes: 0,
+            closing: false,
+            progressed: Instant::now(),
+        }
+    }
+
+    pub(super) const fn stream_mut(&mut self) -> &mut UnixStream {
+        &mut self.stream
+    }
+
+    /// Reads and handles what there is, up to a turn's worth. `false`: the client is gone.
+    pub(super) fn read(&mut self, buffer: &mut [u8], tasks: &mut Vec<Task>) -> bool {
+        if !self.handle_pending(tasks) {
+            return !self.closing || !self.unsent.is_empty();
+        }
+        while self.readable && !self.is_paused() && tasks.len() < FRAMES_PER_TURN {
+            let read = match &mut self.stage {
+                Stage::Fill { begun, filled } => self.stream.read(begun.request_mut().get_mut(*filled..).unwrap_or_default()),
+                _ => self.stream.read(buffer),
+            };
+            match read {
+                Ok(0) => return false,
+                Ok(read) => {
+                    self.progressed = Instant::now();
+                    if !self.take(read, buffer, tasks) {
+                        return true;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// Whether a turn ended with more to do.
+    pub(super) fn wants_turn(&self) -> bool {
+        !self.is_paused() && (self.readable || self.has_whole_frame())
+    }
+
+    /// Takes the end of a call and queues its reply.
+    pub(super) fn end(&mut self, ended: Ended) {
+        let id = ended.header.request_id;
+        if let Some(at) = self.in_flight.iter().position(|(other, _)| *other == id) {
+            self.in_flight.swap_remove(at);
+        }
+        self.queue(ended);
+    }
+
+    /// A large call ended before it had a mailbox: its payload is skipped.
+    pub(super) fn refuse_large(&mut self, asked: &Header, ended: Ended) {
+        let payload = usize::try_from(asked.payload_bytes).unwrap_or(usize::MAX);
+        self.stage = Stage::Skip(payload + asked.padding());
+        self.end(ended);
+    }
+
+    /// A large call got its mailbox.
+    pub(super) fn fill(&mut self, begun: Begun) {
+        self.progressed = Instant::now();
+        self.stage = Stage::Fill { begun: Box::new(begun), filled: 0 };
+    }
+
+    /// Sends what is queued, as far as the socket takes it. `false`: the client is gone.
+    pub(super) fn flush(&mut self) -> bool {
+        while let Some(segment) = self.unsent.front_mut() {
+            let sent = match segment {
+                Segment::Bytes { bytes, sent } => self.stream.write(bytes.get(*sent..).unwrap_or_default()),
+                Segment::Reply { header, payload, sent } => write_reply(&mut self.stream, header, payload.bytes(), *sent),
+            };
+            match sent {
+                Ok(0) => return false,
+                Ok(sent) => {
+                    self.progressed = Instant::now();
+                    self.unsent_bytes = self.unsent_bytes.saturating_sub(sent);
+                    if segment.advance(sent) {
+                        self.unsent.pop_front();
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
+        }
+        !self.closing
+    }
+
+    /// Whether the client has kept the connection waiting too long.
+    pub(super) fn is_stalled(&self, now: Instant) -> bool {
+        let stalled = now.saturating_duration_since(self.progressed);
+        let waits_for_client = !self.unsent.is_empty()
+            || matches!(self.stage, Stage::Fill { .. } | Stage::Skip(_))
+            || (!self.pending.is_empty() && !self.is_paused());
+        (!self.greeted && stalled > HELLO_TIME_MAX) || (waits_for_client && stalled > STALL_TIME_MAX)
+    }
+
+    /// The connection ends: its calls are stopped and pay for what they burned.
+    pub(super) fn close(self) {
+        for (_, stop) in &self.in_flight {
+            stop.cancel();
+        }
+        if let Stage::Fill { begun, .. } = self.stage {
+            begun.abandon();
+        }
+    }
+
+    fn is_paused(&self) -> bool {
+        self.closing
+            || matches!(self.stage, Stage::AwaitMailbox)
+            || self.in_flight.len() >= CALLS_IN_FLIGHT_MAX
+            || self.unsent_bytes > UNSENT_BYTES_MAX
+    }
+
+    fn has_whole_frame(&self) -> bool {
+        match &self.stage {
+            Stage::Frames => self.greeted && self.pending.len() >= HEADER_BYTES,
+            _ => !self.pending.is_empty(),
+        }
+    }
+
+    /// Handles bytes that were read earlier; `false` when the connection is to be closed.
+    fn handle_pending(&mut self, tasks: &mut Vec<Task>) -> bool {
+        if self.pending.is_empty() {
+            return !self.closing;
+        }
+        let bytes = mem::take(&mut self.pending);
+        let handled = self.handle(&bytes, tasks);
+        self.keep(&bytes, handled);
+        !self.closing
+    }
+
+    /// Handles bytes just read: `read` of them, in the buffer or in the mailbox.
+    fn take(&mut self, read: usize, buffer: &[u8], tasks: &mut Vec<Task>) -> bool {
+        if let Stage::Fill { filled, .. } = &mut self.stage {
+            *filled += read;
+            self.finish_if_filled(tasks);
+            return true;
+        }
+        // A short read means that the socket is drained; the next bytes bring a new event.
+        self.readable = read == buffer.len();
+        let bytes = buffer.get(..read).unwrap_or_default();
+        if self.pending.is_empty() {
+            let handled = self.handle(bytes, tasks);
+            self.keep(bytes, handled);
+        } else {
+            let mut joined = mem::take(&mut self.pending);
+            joined.extend_from_slice(bytes);
+            let handled = self.handle(&joined, tasks);
+            self.keep(&joined, handled);
+        }
+        !self.closing
+    }
+
+    fn keep(&mut self, bytes: &[u8], handled: usize) {
+        if !self.closing {
+            self.pending.extend_from_slice(bytes.get(handled..).unwrap_or_default());
+        }
+    }
+
+    /// Handles as many frames as are whole; returns how many bytes that took.
+    fn handle(&mut self, bytes: &[u8], tasks: &mut Vec<Task>) -> usize {
+        let mut at = 0;
+        while !self.is_paused() && tasks.len() < FRAMES_PER_TURN {
+            let rest = bytes.get(at..).unwrap_or_default();
+            let handled = match self.step(rest, tasks) {
+                Ok(Some(handled)) => handled,
+                Ok(None) => break,
+                Err(error) => {
+                    self.go_away(&error);
+                    break;
+                }
+            };
+            at += handled;
+        }
+        at
+    }
+
+    /// One step: `None` when there are too few bytes for it.
+    fn step(&mut self, bytes: &[u8], tasks: &mut Vec<Task>) -> Result<Option<usize>, FrameError> {
+        match &mut self.stage {
+            Stage::AwaitMailbox => Ok(None),
+            Stage::Skip(left) => {
+                let skipped = bytes.len().min(*left);
+                *left -= skipped;
+                if *left == 0 {
+                    self.stage = Stage::Frames;
+                }
+                Ok((skipped > 0 || matches!(self.stage, Stage::Frames)).then_some(skipped))
+            }
+            Stage::Fill { begun, filled } => {
+                let mailbox = begun.request_mut().get_mut(*filled..).unwrap_or_default();
+                let taken = bytes.len().min(mailbox.len());
+                if let (Some(to), Some(from)) = (mailbox.get_mut(..taken), bytes.get(..taken)) {
+                    to.copy_from_slice(from);
+                }
+                *filled += taken;
+                self.finish_if_filled(tasks);
+                Ok((taken > 0).then_some(taken))
+            }
+            Stage::Frames if !self.greeted => self.greet(bytes),
+            Stage::Frames => self.frame(bytes, tasks),
+        }
+    }
+
+    fn greet(&mut self, bytes: &[u8]) -> Result<Option<usize>, FrameError> {
+        let Some((hello, _)) = bytes.split_first_chunk::<HELLO_BYTES>() else {
+            return Ok(None);
+        };
+        // Ours goes out even if theirs is of another version, so that both sides can name both.
+        self.push(&Hello::CURRENT.encode());
+        self.greeted = true;
+        Hello::decode(hello)?;
+        Ok(Some(HELLO_BYTES))
+    }
+
+    fn frame(&mut self, bytes: &[u8], tasks: &mut Vec<Task>) -> Result<Option<usize>, FrameError> {
+        let Some((header, rest)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
+            return Ok(None);
+        };
+        let header = Header::decode(header)?;
+        let payload = usize::try_from(header.payload_bytes).unwrap_or(usize::MAX);
+        let whole = HEADER_BYTES + payload + header.padding();
+        if header.kind == Kind::Call && whole > BUFFERED_BYTES_MAX {
+            return Ok(Some(self.large_call(header, tasks)));
+        }
+        if bytes.len() < whole {
+            return Ok(None);
+        }
+        let payload = rest.get(..payload).unwrap_or_default();
+        match header.kind {
+            Kind::Open => self.open(&header, &Open::decode(payload)?),
+            Kind::Call => match self.call(header) {
+                Ok(call) => tasks.push(Task::Run(call, payload.to_vec())),
+                Err(ended) => self.queue(ended),
+            },
+            Kind::Cancel => self.cancel(header.request_id),
+            Kind::Ping => self.push(&Header { request_id: header.request_id, ..Header::new(Kind::Pong) }.encode()),
+            kind => return Err(FrameError::WrongDirection(kind)),
+        }
+        Ok(Some(whole))
+    }
+
+    /// Starts a call whose payload is too large to buffer; handles its header only.
+    fn large_call(&mut self, header: Header, tasks: &mut Vec<Task>) -> usize {
+        match self.call(header) {
+            Ok(call) => {
+                self.stage = Stage::AwaitMailbox;
+                tasks.push(Task::Begin(call, header.payload_bytes));
+            }
+            Err(ended) => self.refuse_large(&header, ended),
+        }
+        HEADER_BYTES
+    }
+
+    fn finish_if_filled(&mut self, tasks: &mut Vec<Task>) {
+        let Stage::Fill { begun, filled } = &mut self.stage else { return };
+        if *filled < begun.request_mut().len() {
+            return;
+        }
+        let padding = begun.header().padding();
+        let next = if padding > 0 { Stage::Skip(padding) } else { Stage::Frames };
+        if let Stage::Fill { begun, .. } = mem::replace(&mut self.stage, next) {
+            tasks.push(Task::Finish(*begun));
+        }
+    }
+
+    fn open(&mut self, asked: &Header, open: &Open) {
+        let ended = self.try_open(asked, open).unwrap_or_else(|(status, message)| refusal(asked, status, message));
+        self.queue(ended);
+    }
+
+    fn try_open(&mut self, asked: &Header, open: &Open) -> Result<Ended, (Status, Vec<u8>)> {
+        let describe = |status: Status| (status, status.describe().as_bytes().to_vec());
+        if open.cell != self.entry.name {
+            return Err(describe(Status::UnknownCell));
+        }
+        let serving = self.entry.serving().ok_or_else(|| describe(Status::Gone))?;
+        let interface = serving.cell.interface();
+        let Some((number, receptor)) = interface.find(open.receptor.as_str()) else {
+            let known: Vec<_> = interface.receptors().iter().map(|r| r.name.as_str()).collect();
+            return Err((Status::UnknownReceptor, format!("the cell has: {}", known.join(", ")).into_bytes()));
+        };
+        if open.fingerprint != Fingerprint::UNTYPED && open.fingerprint != receptor.fingerprint {
+            return Err((Status::SchemaMismatch, receptor.schema.clone().into_bytes()));
+        }
+        if self.slots.len() >= SLOTS_MAX {
+            return Err((Status::Busy, format!("a connection may open {SLOTS_MAX} receptors").into_bytes()));
+        }
+        let mut opened = refusal(asked, Status::Ok, receptor.schema.clone().into_bytes());
+        opened.header.slot = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+        opened.header.receptor = number;
+        let meter = self.purse.meter(&self.entry.name);
+        self.slots.push(Slot { receptor: number, fingerprint: receptor.fingerprint, meter });
+        Ok(opened)
+    }
+
+    /// Checks a call's header against its slot and the code that serves now.
+    fn call(&mut self, header: Header) -> Result<Call, Ended> {
+        let refuse = |status: Status| refusal(&header, status, status.describe().as_bytes().to_vec());
+        let slot = usize::try_from(header.slot).ok().and_then(|at| self.slots.get(at));
+        let slot = slot.filter(|slot| slot.receptor == header.receptor).ok_or_else(|| refuse(Status::BadSlot))?;
+        let serving = self.entry.serving().ok_or_else(|| refuse(Status::Gone))?;
+        let receptor = serving.cell.interface().receptors().get(usize::from(header.receptor));
+        if receptor.map(|receptor| receptor.fingerprint) != Some(slot.fingerprint) {
+            return Err(refuse(Status::Gone));
+        }
+        if header.flags.is_json() && !serving.cell.has_json() {
+            return Err(refuse(Status::NoJson));
+        }
+        let stop = StopHandle::new();
+        self.in_flight.push((header.request_id, stop.clone()));
+        Ok(Call {
+            header,
+            entry: Arc::clone(&self.entry),
+            purse: Arc::clone(&self.purse),
+            meter: Arc::clone(&slot.meter),
+            payer: self.payer,
+            deadline: Instant::now() + serving.call_time_max,
+            serving,
+            stop,
+        })
+    }
+
+    /// Stops a call; the loop's next look at its deadline, or its next slice, ends it.
+    fn cancel(&mut self, request_id: u64) {
+        if let Some((_, stop)) = self.in_flight.iter().find(|(id, _)| *id == request_id) {
+            stop.cancel();
+        }
+    }
+
+    fn go_away(&mut self, error: &FrameError) {
+        let status = match error {
+            FrameError::PayloadTooLarge { .. } => Status::TooLarge,
+            _ => Status::BadFrame,
+        };
+        let message = error.to_string().into_bytes();
+        let header = Header { status: status.code(), ..Header::new(Kind::Goaway) };
+        let payload_bytes = u32::try_from(message.len()).unwrap_or(0);
+        self.queue(Ended { header: Header { payload_bytes, ..header }, payload: Payload::Bytes(message) });
+        self.pending = Vec::new();
+        self.closing = true;
+    }
+
+    fn queue(&mut self, ended: Ended) {
+        let payload = ended.payload.bytes();
+        let length = HEADER_BYTES + payload.len() + padding(payload.len());
+        if payload.len() <= COPIED_REPLY_BYTES_MAX {
+            self.push(&ended.header.encode());
+            // Small: the instance is free again before its reply is sent.
+            self.push_payload(ended.payload.bytes());
+        } else {
+            self.unsent_bytes += length;
+            let header = ended.header.encode();
+            self.unsent.push_back(Segment::Reply { header, payload: Box::new(ended.payload), sent: 0 });
+        }
+    }
+
+    fn push_payload(&mut self, payload: &[u8]) {
+        self.push(payload);
+        let zeros = [0; 16];
+        self.push(zeros.get(..padding(payload.len())).unwrap_or_default());
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        if self.unsent.is_empty() {
+            self.progressed = Instant::now();
+        }
+        self.unsent_bytes += bytes.len();
+        if let Some(Segment::Bytes { bytes: last, .. }) = self.unsent.back_mut() {
+            last.extend_from_slice(bytes);
+        } else {
+            self.unsent.push_back(Segment::Bytes { bytes: bytes.to_vec(), sent: 0 });
+        }
+    }
+}
+
+impl Segment {
+    /// Counts sent bytes; `true` when there are no more.
+    fn advance(&mut self, count: usize) -> bool {
+        match self {
+            Self::Bytes { bytes, sent } => {
+                *sent += count;
+                *sent >= bytes.len()
+            }
+            Self::Reply { payload, sent, .. } => {
+                *sent += count;
+                let payload = payload.bytes().len();
+                *sent >= HEADER_BYTES + payload + padding(payload)
+            }
+        }
+    }
+}
+
+/// Writes a header, a payload in the guest's memory and the padding in one system call.
+fn write_reply(stream: &mut UnixStream, header: &[u8], payload: &[u8], sent: usize) -> io::Result<usize> {
+    let zeros = [0; 16];
+    let parts = [header, payload, zeros.get(..padding(payload.len())).unwrap_or_default()];
+    let mut skip = sent;
+    let mut slices = [IoSlice::new(&[]); 3];
+    for (slice, part) in slices.iter_mut().zip(parts) {
+        let from = skip.min(part.len());
+        skip -= from;
+        *slice = IoSlice::new(part.get(from..).unwrap_or_default());
+    }
+    stream.write_vectored(&slices)
+}
+
+/// The account that a local user's calls show to guests: derived from the uid alone.
+pub(super) fn payer(uid: u32) -> AccountId {
+    let mut hasher = blake3::Hasher::new_derive_key("cell/account/v1/uid");
+    hasher.update(&uid.to_le_bytes());
+    AccountId::from_bytes(*hasher.finalize().as_bytes())
+}

@@ -1,0 +1,479 @@
+//! The worker's threads: plain epoll loops that own connections and the calls that come from them.
+//!
+//! A call is a future that its loop polls directly. One that is ready at the first poll, as most
+//! are, is answered before anything else happens; one that burned a slice of fuel goes to the back
+//! of the run queue, and sockets are looked at between any two slices.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+use cell_host::StopHandle;
+use mio::net::{UnixListener, UnixStream};
+use mio::{Events, Interest, Token};
+use tokio::runtime::Handle;
+
+use super::Worker;
+use super::call::{Begun, Ended};
+use super::cells::Entry;
+use super::connection::{Connection, READ_BYTES, Task, payer};
+
+/// Connections all loops together may have; one more is closed at once.
+const CONNECTIONS_MAX: usize = 4096;
+/// How often deadlines, stalled connections and cancelled calls are looked at.
+const TICK: Duration = Duration::from_millis(25);
+const WAKE: Token = Token(usize::MAX);
+/// Tokens from here on are listeners.
+const LISTENERS: usize = 1 << 40;
+
+/// All loops of the worker.
+#[derive(Debug)]
+pub(super) struct Loops {
+    shared: Vec<Arc<Shared>>,
+    next: AtomicUsize,
+}
+
+/// What other threads may do to a loop.
+#[derive(Debug)]
+struct Shared {
+    mail: Mutex<Vec<Mail>>,
+    woken: Mutex<Vec<usize>>,
+    waker: mio::Waker,
+    thread: OnceLock<ThreadId>,
+    /// Every loop, to spread new connections.
+    peers: OnceLock<Vec<Arc<Self>>>,
+    next_peer: AtomicUsize,
+    connections: Arc<AtomicUsize>,
+}
+
+#[derive(Debug)]
+enum Mail {
+    Listen(Arc<Entry>, OwnedFd),
+    Unlisten(String),
+    Connection(UnixStream, Arc<Entry>),
+}
+
+impl Loops {
+    /// Starts this many threads.
+    pub(super) fn start(threads: usize, worker: &Arc<Worker>, runtime: &Handle) -> io::Result<Self> {
+        let connections = Arc::new(AtomicUsize::new(0));
+        let mut shared = Vec::new();
+        let mut polls = Vec::new();
+        for _ in 0..threads.max(1) {
+            let poll = mio::Poll::new()?;
+            shared.push(Arc::new(Shared {
+                mail: Mutex::default(),
+                woken: Mutex::default(),
+                waker: mio::Waker::new(poll.registry(), WAKE)?,
+                thread: OnceLock::new(),
+                peers: OnceLock::new(),
+                next_peer: AtomicUsize::new(0),
+                connections: Arc::clone(&connections),
+            }));
+            polls.push(poll);
+        }
+        for (at, (one, poll)) in shared.iter().zip(polls).enumerate() {
+            // Set once, here.
+            let _ = one.peers.set(shared.clone());
+            let event_loop = EventLoop::new(poll, Arc::clone(one), Arc::clone(worker));
+            let runtime = runtime.clone();
+            thread::Builder::new().name(format!("loop {at}")).spawn(move || {
+                let _runtime = runtime.enter();
+                event_loop.run();
+            })?;
+        }
+        Ok(Self { shared, next: AtomicUsize::new(0) })
+    }
+
+    /// Takes over a cell's listening socket.
+    pub(super) fn listen(&self, entry: Arc<Entry>, listener: OwnedFd) -> io::Result<()> {
+        let at = self.next.fetch_add(1, Relaxed) % self.shared.len();
+        let shared = self.shared.get(at).ok_or_else(|| io::Error::other("no loop"))?;
+        shared.send(Mail::Listen(entry, listener));
+        Ok(())
+    }
+
+    /// Closes a cell's listening socket.
+    pub(super) fn unlisten(&self, cell: &str) {
+        for shared in &self.shared {
+            shared.send(Mail::Unlisten(cell.to_owned()));
+        }
+    }
+}
+
+impl Shared {
+    fn send(&self, mail: Mail) {
+        lock(&self.mail).push(mail);
+        self.interrupt();
+    }
+
+    fn interrupt(&self) {
+        if self.thread.get() != Some(&thread::current().id()) {
+            // An error here means that the loop is gone, and the process with it.
+            let _ = self.waker.wake();
+        }
+    }
+}
+
+/// Puts a task back into its loop's run queue.
+struct TaskWaker {
+    task: usize,
+    shared: Arc<Shared>,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        lock(&self.shared.woken).push(self.task);
+        self.shared.interrupt();
+    }
+}
+
+/// What a task's future comes to.
+enum Done {
+    Ended(Ended),
+    /// A large call has its mailbox, or ended before it had one.
+    Begun(Box<Result<Begun, (cell_abi::Header, Ended)>>),
+}
+
+struct Running {
+    connection: usize,
+    /// Tells a connection from one that had its place before.
+    serial: u64,
+    future: Pin<Box<dyn Future<Output = Done> + Send>>,
+    stop: StopHandle,
+    deadline: Instant,
+    queued: bool,
+}
+
+struct EventLoop {
+    poll: mio::Poll,
+    shared: Arc<Shared>,
+    worker: Arc<Worker>,
+    listeners: Vec<Option<(UnixListener, Arc<Entry>)>>,
+    connections: Vec<Option<(Connection, u64)>>,
+    vacant: Vec<usize>,
+    serial: u64,
+    running: Vec<Option<Running>>,
+    free: Vec<usize>,
+    wakers: Vec<Waker>,
+    queue: VecDeque<usize>,
+    /// Connections that ended their turn with more to do.
+    turns: VecDeque<usize>,
+    buffer: Vec<u8>,
+    tasks: Vec<Task>,
+    ticked: Instant,
+}
+
+impl EventLoop {
+    fn new(poll: mio::Poll, shared: Arc<Shared>, worker: Arc<Worker>) -> Self {
+        Self {
+            poll,
+            shared,
+            worker,
+            listeners: Vec::new(),
+            connections: Vec::new(),
+            vacant: Vec::new(),
+            serial: 0,
+            running: Vec::new(),
+            free: Vec::new(),
+            wakers: Vec::new(),
+            queue: VecDeque::new(),
+            turns: VecDeque::new(),
+            buffer: vec![0; READ_BYTES],
+            tasks: Vec::new(),
+            ticked: Instant::now(),
+        }
+    }
+
+    fn run(mut self) {
+        let _ = self.shared.thread.set(thread::current().id());
+        let mut events = Events::with_capacity(256);
+        loop {
+            let busy = !self.queue.is_empty() || !self.turns.is_empty();
+            let idle = self.connections.len() == self.vacant.len() && self.running.len() == self.free.len();
+            let timeout = if busy { Some(Duration::ZERO) } else if idle { None } else { Some(TICK) };
+            if let Err(error) = self.poll.poll(&mut events, timeout)
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                tracing::error!(%error, "wait for events");
+                return;
+            }
+            for event in &events {
+                match event.token() {
+                    WAKE => {}
+                    Token(at) if at >= LISTENERS => self.accept(at - LISTENERS),
+                    Token(at) => self.connection_ready(at, event.is_readable() || event.is_read_closed()),
+                }
+            }
+            self.take_mail();
+            self.take_woken();
+            if let Some(at) = self.turns.pop_front() {
+                self.turn(at);
+            }
+            if let Some(task) = self.queue.pop_front() {
+                self.advance(task);
+            }
+            if self.ticked.elapsed() >= TICK {
+                self.tick();
+            }
+        }
+    }
+
+    fn take_mail(&mut self) {
+        let mail = std::mem::take(&mut *lock(&self.shared.mail));
+        for mail in mail {
+            let taken = match mail {
+                Mail::Listen(entry, fd) => self.listen(entry, fd),
+                Mail::Unlisten(cell) => {
+                    self.unlisten(&cell);
+                    Ok(())
+                }
+                Mail::Connection(stream, entry) => self.connect(stream, entry),
+            };
+            if let Err(error) = taken {
+                tracing::warn!(%error, "take a socket");
+            }
+        }
+    }
+
+    fn take_woken(&mut self) {
+        let woken = std::mem::take(&mut *lock(&self.shared.woken));
+        for task in woken {
+            if let Some(Some(running)) = self.running.get_mut(task)
+                && !running.queued
+            {
+                running.queued = true;
+                self.queue.push_back(task);
+            }
+        }
+    }
+
+    fn listen(&mut self, entry: Arc<Entry>, fd: OwnedFd) -> io::Result<()> {
+        let listener = std::os::unix::net::UnixListener::from(fd);
+        listener.set_nonblocking(true)?;
+        let mut listener = UnixListener::from_std(listener);
+        let at = self.listeners.iter().position(Option::is_none).unwrap_or(self.listeners.len());
+        self.poll.registry().register(&mut listener, Token(LISTENERS + at), Interest::READABLE)?;
+        if at == self.listeners.len() {
+            self.listeners.push(None);
+        }
+        if let Some(place) = self.listeners.get_mut(at) {
+            *place = Some((listener, entry));
+        }
+        // Clients may have queued up before the socket was registered.
+        self.accept(at);
+        Ok(())
+    }
+
+    fn unlisten(&mut self, cell: &str) {
+        for place in &mut self.listeners {
+            if let Some((listener, entry)) = place
+                && entry.name.as_str() == cell
+            {
+                let _ = self.poll.registry().deregister(listener);
+                *place = None;
+            }
+        }
+    }
+
+    fn accept(&mut self, at: usize) {
+        loop {
+            let Some(Some((listener, entry))) = self.listeners.get(at) else { return };
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    if self.shared.connections.load(Relaxed) >= CONNECTIONS_MAX {
+                        continue;
+                    }
+                    self.shared.connections.fetch_add(1, Relaxed);
+                    let entry = Arc::clone(entry);
+                    let peers = self.shared.peers.get().map(Vec::as_slice).unwrap_or_default();
+                    let turn = self.shared.next_peer.fetch_add(1, Relaxed);
+                    match peers.get(turn % peers.len().max(1)) {
+                        Some(peer) if !Arc::ptr_eq(peer, &self.shared) => peer.send(Mail::Connection(stream, entry)),
+                        _ => lock(&self.shared.mail).push(Mail::Connection(stream, entry)),
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    tracing::warn!(%error, cell = %entry.name, "accept a connection");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self, mut stream: UnixStream, entry: Arc<Entry>) -> io::Result<()> {
+        let at = self.vacant.pop().unwrap_or(self.connections.len());
+        if at == self.connections.len() {
+            self.connections.push(None);
+        }
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let registered = self.poll.registry().register(&mut stream, Token(at), interest);
+        let uid = registered.and_then(|()| peer_uid(&stream));
+        let uid = uid.inspect_err(|_| {
+            self.vacant.push(at);
+            self.shared.connections.fetch_sub(1, Relaxed);
+        })?;
+        let purse = self.worker.purses.of(uid);
+        self.serial += 1;
+        if let Some(place) = self.connections.get_mut(at) {
+            *place = Some((Connection::new(stream, entry, purse, payer(uid)), self.serial));
+        }
+        self.turn(at);
+        Ok(())
+    }
+
+    fn connection_ready(&mut self, at: usize, readable: bool) {
+        if let Some(Some((connection, _))) = self.connections.get_mut(at) {
+            connection.readable |= readable;
+            self.turn(at);
+        }
+    }
+
+    /// One connection's turn: read, run what is ready, send.
+    fn turn(&mut self, at: usize) {
+        let Some(Some((connection, serial))) = self.connections.get_mut(at) else { return };
+        let serial = *serial;
+        let mut tasks = std::mem::take(&mut self.tasks);
+        let alive = connection.read(&mut self.buffer, &mut tasks);
+        for task in tasks.drain(..) {
+            self.start(at, serial, task);
+        }
+        self.tasks = tasks;
+        if alive { self.settle(at) } else { self.disconnect(at) }
+    }
+
+    /// Sends what is queued, and lets the connection have another turn if it needs one.
+    fn settle(&mut self, at: usize) {
+        let Some(Some((connection, _))) = self.connections.get_mut(at) else { return };
+        if !connection.flush() {
+            self.disconnect(at);
+        } else if connection.wants_turn() && !self.turns.contains(&at) {
+            self.turns.push_back(at);
+        }
+    }
+
+    fn disconnect(&mut self, at: usize) {
+        let Some((mut connection, _)) = self.connections.get_mut(at).and_then(Option::take) else { return };
+        let _ = self.poll.registry().deregister(connection.stream_mut());
+        connection.close();
+        self.vacant.push(at);
+        self.shared.connections.fetch_sub(1, Relaxed);
+    }
+
+    fn start(&mut self, connection: usize, serial: u64, task: Task) {
+        let (stop, deadline, future): (_, _, Pin<Box<dyn Future<Output = Done> + Send>>) = match task {
+            Task::Run(call, request) => {
+                let (stop, deadline) = (call.stop.clone(), call.deadline);
+                (stop, deadline, Box::pin(async move { Done::Ended(call.run(request).await) }))
+            }
+            Task::Begin(call, length) => {
+                let (stop, deadline) = (call.stop.clone(), call.deadline);
+                let header = call.header;
+                let begin = async move { Done::Begun(Box::new(call.begin(length).await.map_err(|ended| (header, ended)))) };
+                (stop, deadline, Box::pin(begin))
+            }
+            Task::Finish(begun) => {
+                let (stop, deadline) = begun.limits();
+                (stop.clone(), deadline, Box::pin(async move { Done::Ended(begun.finish().await) }))
+            }
+        };
+        let at = self.free.pop().unwrap_or(self.running.len());
+        if at == self.running.len() {
+            self.running.push(None);
+            self.wakers.push(Arc::new(TaskWaker { task: at, shared: Arc::clone(&self.shared) }).into());
+        }
+        if let Some(place) = self.running.get_mut(at) {
+            *place = Some(Running { connection, serial, future, stop, deadline, queued: false });
+        }
+        self.poll_task(at);
+    }
+
+    /// Goes on with a task from the run queue, and sends what came of it.
+    fn advance(&mut self, task: usize) {
+        let connection = self.running.get(task).and_then(Option::as_ref).map(|running| running.connection);
+        if self.poll_task(task)
+            && let Some(connection) = connection
+        {
+            self.settle(connection);
+        }
+    }
+
+    /// Polls a task once; `true` when it is done.
+    fn poll_task(&mut self, task: usize) -> bool {
+        let (Some(Some(running)), Some(waker)) = (self.running.get_mut(task), self.wakers.get(task)) else {
+            return false;
+        };
+        running.queued = false;
+        let Poll::Ready(done) = running.future.as_mut().poll(&mut Context::from_waker(waker)) else {
+            return false;
+        };
+        let (connection, serial) = (running.connection, running.serial);
+        if let Some(place) = self.running.get_mut(task) {
+            *place = None;
+        }
+        self.free.push(task);
+        let connection = match self.connections.get_mut(connection) {
+            Some(Some((connection, own))) if *own == serial => connection,
+            _ => {
+                // The client is gone; a mailbox that waits for its request is paid and let go.
+                if let Done::Begun(begun) = done
+                    && let Ok(begun) = *begun
+                {
+                    begun.abandon();
+                }
+                return true;
+            }
+        };
+        match done {
+            Done::Ended(ended) => connection.end(ended),
+            Done::Begun(begun) => match *begun {
+                Ok(begun) => connection.fill(begun),
+                Err((asked, ended)) => connection.refuse_large(&asked, ended),
+            },
+        }
+        true
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        self.ticked = now;
+        for at in 0..self.running.len() {
+            let Some(Some(running)) = self.running.get_mut(at) else { continue };
+            if now >= running.deadline && running.stop.status().is_none() {
+                running.stop.time_out();
+            }
+            if running.stop.status().is_some() && !running.queued {
+                running.queued = true;
+                self.queue.push_back(at);
+            }
+        }
+        for at in 0..self.connections.len() {
+            if matches!(self.connections.get(at), Some(Some((connection, _))) if connection.is_stalled(now)) {
+                self.disconnect(at);
+            }
+        }
+    }
+}
+
+fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
+    let fd = rustix::fd::AsFd::as_fd(stream);
+
+    Ok(rustix::net::sockopt::socket_peercred(fd)?.uid.as_raw())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,124 @@
+//! The process that runs guests and owns the cells' sockets.
+//!
+//! It has no key, no accounts and no files but those handed to it. What it is told and what it
+//! reports goes over the [`Link`] on its standard input; when that closes, the process ends, and
+//! with it every guest.
+
+mod call;
+mod cells;
+mod connection;
+mod event_loop;
+mod log;
+mod purse;
+mod state;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use cell_host::{Allocation, Sandbox};
+
+use crate::link::{FromWorker, Link, ToWorker};
+use cells::Cells;
+use event_loop::Loops;
+use purse::Purses;
+
+/// Most instances alive at once in a worker; a call beyond it answers `Busy`.
+///
+/// Each reserves 4 GiB of address space, so a thousand fit a 47-bit process many times over.
+const INSTANCES_MAX: u32 = 1000;
+/// Largest memory of an instance, in bytes: what `memory_mb_max` may go up to.
+const MEMORY_BYTES_MAX: usize = 64 << 20;
+/// How often usage is reported: the most a crash of the worker can leave unpaid.
+const REPORT_EVERY: Duration = Duration::from_millis(40);
+
+/// Everything the worker's threads share.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    sandbox: Arc<Sandbox>,
+    cells: Arc<Cells>,
+    purses: Purses,
+    link: Link,
+}
+
+/// Runs until the nucleus closes the link.
+pub(crate) fn run() -> anyhow::Result<()> {
+    // The nucleus may die without a word; nothing of it must stay behind.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    let link = Link::from_fd(rustix::stdio::stdin().try_clone_to_owned().context("take the link")?);
+    close_standard_input()?;
+    let reader = link.try_clone()?;
+    let pooled = Allocation::Pooled { instances_max: INSTANCES_MAX, memory_bytes_max: MEMORY_BYTES_MAX };
+    let sandbox = Arc::new(Sandbox::new(pooled)?);
+    // WASI's timers need a runtime; its one thread only keeps time.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let worker = Arc::new(Worker {
+        sandbox,
+        cells: Arc::default(),
+        purses: Purses::new(link.try_clone()?),
+        link,
+    });
+    let threads = thread::available_parallelism().map_or(2, usize::from);
+    let loops = Loops::start(threads, &worker, runtime.handle())?;
+    let reporter = Arc::clone(&worker);
+    thread::Builder::new().name("report".into()).spawn(move || report(&reporter))?;
+    worker.link.send(&FromWorker::Ready, &[])?;
+    let mut buffer = Vec::new();
+    while let Some((message, fds)) = reader.receive(&mut buffer)? {
+        handle(&worker, &loops, message, fds)?;
+    }
+    Ok(())
+}
+
+/// The link came in as standard input; guests' and libraries' reads must not find it there.
+fn close_standard_input() -> anyhow::Result<()> {
+    let null = std::fs::File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    Ok(())
+}
+
+fn handle(worker: &Arc<Worker>, loops: &Loops, message: ToWorker, fds: Vec<OwnedFd>) -> anyhow::Result<()> {
+    let mut fds = fds.into_iter();
+    match message {
+        ToWorker::Load(load) => {
+            let (cell, generation) = (load.cell.clone(), load.generation);
+            let loaded = worker.cells.load(&worker.sandbox, &load, fds.next());
+            let error = match loaded {
+                Ok(entry) => fds.next().and_then(|listener| loops.listen(entry, listener).err()).map(|e| format!("{e:#}")),
+                Err(error) => Some(format!("{error:#}")),
+            };
+            worker.link.send(&FromWorker::Loaded { cell, generation, error }, &[])?;
+        }
+        ToWorker::Drop { cell } => {
+            worker.cells.remove(&cell);
+            loops.unlisten(&cell);
+        }
+        ToWorker::Log { cell } => {
+            if let Some(file) = fds.next() {
+                worker.cells.reopen_log(&cell, file);
+            }
+        }
+        ToWorker::Granted { uid, amount } => worker.purses.grant(uid, amount),
+    }
+    Ok(())
+}
+
+/// Reports what was burned and how cells fare, and stops idle instances.
+fn report(worker: &Worker) {
+    let mut rounds = 0_u64;
+    loop {
+        thread::sleep(REPORT_EVERY);
+        rounds += 1;
+        let mut sent = worker.purses.report();
+        if rounds.is_multiple_of(12) {
+            sent = sent.and_then(|()| worker.cells.report(&worker.link));
+            worker.cells.stop_idle();
+        }
+        if sent.is_err() {
+            // The nucleus is gone; the link's reader ends the process.
+            return;
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! What each user's calls may still burn, and what they burned: plain integers, no I/O per call.
+//!
+//! A *purse* holds what the nucleus has set aside for one user. A call reserves its limit before
+//! it starts, so calls in flight never add up to more than was set aside.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use cell_abi::{CellName, Fuel};
+use tokio::sync::Notify;
+
+use crate::link::{FromWorker, Link, UsageRow};
+
+/// How much is asked for at once, in calls of the size that asks.
+const CALLS_PER_HOLD: u64 = 64;
+/// The most that is asked for ahead of need: 20 ATP.
+const AHEAD_MAX: u64 = 20_000_000_000;
+/// A purse without calls for this long gives back what it has.
+const IDLE: Duration = Duration::from_secs(2);
+/// Rows of one report, so that it fits a packet of the link.
+const ROWS_PER_REPORT: usize = 500;
+
+/// All users' purses.
+#[derive(Debug)]
+pub(super) struct Purses {
+    purses: Mutex<HashMap<u32, Arc<Purse>>>,
+    link: Arc<Link>,
+    sequence: AtomicU64,
+}
+
+impl Purses {
+    pub(super) fn new(link: Link) -> Self {
+        Self { purses: Mutex::default(), link: Arc::new(link), sequence: AtomicU64::new(0) }
+    }
+
+    /// The purse of a user.
+    pub(super) fn of(&self, uid: u32) -> Arc<Purse> {
+        let mut purses = lock(&self.purses);
+        let make = || Arc::new(Purse { uid, link: Arc::clone(&self.link), state: Mutex::default(), changed: Notify::new() });
+        Arc::clone(purses.entry(uid).or_insert_with(make))
+    }
+
+    /// Takes the answer to a request for more.
+    pub(super) fn grant(&self, uid: u32, amount: u64) {
+        let purse = self.of(uid);
+        let mut state = lock(&purse.state);
+        state.granted = state.granted.saturating_add(amount);
+        state.asked = false;
+        state.exhausted = amount < state.asked_min;
+        drop(state);
+        purse.changed.notify_waiters();
+    }
+
+    /// Sends what was burned since the last report.
+    pub(super) fn report(&self) -> io::Result<()> {
+        let purses: Vec<_> = lock(&self.purses).values().cloned().collect();
+        for purse in purses {
+            self.report_one(&purse)?;
+        }
+        Ok(())
+    }
+
+    fn report_one(&self, purse: &Purse) -> io::Result<()> {
+        // The lock is held while sending, so that reports and requests arrive in the order of
+        // what they say.
+        let mut state = lock(&purse.state);
+        let rows = state.take_usage();
+        let burned: u64 = rows.iter().map(|row| row.fuel).sum();
+        state.granted = state.granted.saturating_sub(burned);
+        for rows in rows.chunks(ROWS_PER_REPORT) {
+            let sequence = self.sequence.fetch_add(1, Relaxed);
+            self.link.send(&FromWorker::Usage { sequence, uid: purse.uid, rows: rows.to_vec() }, &[])?;
+        }
+        if state.granted > 0 && state.reserved == 0 && !state.asked && state.last_call.is_none_or(|at| at.elapsed() > IDLE) {
+            state.granted = 0;
+            self.link.send(&FromWorker::Release { uid: purse.uid }, &[])?;
+        }
+        Ok(())
+    }
+}
+
+/// What one user's calls may burn.
+#[derive(Debug)]
+pub(super) struct Purse {
+    uid: u32,
+    link: Arc<Link>,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Set aside by the nucleus, less what was reported as burned.
+    granted: u64,
+    /// Limits of the calls in flight.
+    reserved: u64,
+    /// Burned and not yet reported.
+    unreported: u64,
+    meters: HashMap<CellName, Arc<Meter>>,
+    /// A request for more is under way.
+    asked: bool,
+    asked_min: u64,
+    /// The last request brought less than it needed.
+    exhausted: bool,
+    last_call: Option<Instant>,
+}
+
+/// What one user burned in one cell and has not been reported.
+#[derive(Debug, Default)]
+pub(super) struct Meter {
+    fuel: AtomicU64,
+    calls: AtomicU64,
+}
+
+impl State {
+    const fn free(&self) -> u64 {
+        self.granted.saturating_sub(self.reserved).saturating_sub(self.unreported)
+    }
+
+    fn take_usage(&mut self) -> Vec<UsageRow> {
+        if self.unreported == 0 {
+            return Vec::new();
+        }
+        self.unreported = 0;
+        let take = |(cell, meter): (&CellName, &Arc<Meter>)| {
+            let row = UsageRow {
+                cell: cell.as_str().to_owned(),
+                fuel: meter.fuel.swap(0, Relaxed),
+                calls: meter.calls.swap(0, Relaxed),
+            };
+            (row.fuel > 0).then_some(row)
+        };
+        self.meters.iter().filter_map(take).collect()
+    }
+}
+
+impl Purse {
+    /// The meter for calls of this user to a cell.
+    pub(super) fn meter(&self, cell: &CellName) -> Arc<Meter> {
+        let mut state = lock(&self.state);
+        Arc::clone(state.meters.entry(cell.clone()).or_default())
+    }
+
+    /// Waits until the purse covers this limit, asking the nucleus for more if need be.
+    ///
+    /// Refused when the account cannot cover it even after all other calls have ended; the error
+    /// is what it could cover.
+    pub(super) async fn reserve(self: &Arc<Self>, limit: Fuel) -> Result<Reservation, Fuel> {
+        let mut asked = false;
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Registered before the look, so that no change is missed in between.
+            changed.as_mut().enable();
+            match self.try_reserve(limit, &mut asked) {
+                Try::Reserved => return Ok(Reservation { purse: Arc::clone(self), limit: limit.0 }),
+                Try::Refused(free) => return Err(Fuel(free)),
+                Try::Wait => changed.await,
+            }
+        }
+    }
+
+    fn try_reserve(&self, limit: Fuel, asked: &mut bool) -> Try {
+        let mut state = lock(&self.state);
+        let free = state.free();
+        if free >= limit.0 {
+            state.reserved += limit.0;
+            state.last_call = Some(Instant::now());
+            return Try::Reserved;
+        }
+        if state.asked {
+            return Try::Wait;
+        }
+        if *asked && state.exhausted {
+            // Calls in flight may give back what they do not burn.
+            return if state.reserved == 0 { Try::Refused(free) } else { Try::Wait };
+        }
+        let missing = limit.0 - free;
+        let ahead = limit.0.saturating_mul(CALLS_PER_HOLD).min(AHEAD_MAX);
+        let request = FromWorker::NeedHold { uid: self.uid, amount_min: missing, amount: missing.max(ahead) };
+        if self.link.send(&request, &[]).is_err() {
+            return Try::Refused(free);
+        }
+        state.asked = true;
+        state.asked_min = missing;
+        *asked = true;
+        Try::Wait
+    }
+
+    fn release(&self, limit: u64, burned: u64) {
+        let mut state = lock(&self.state);
+        state.reserved = state.reserved.saturating_sub(limit);
+        state.unreported = state.unreported.saturating_add(burned);
+        let waited_for = state.exhausted;
+        drop(state);
+        if waited_for {
+            self.changed.notify_waiters();
+        }
+    }
+}
+
+enum Try {
+    Reserved,
+    Refused(u64),
+    Wait,
+}
+
+/// A call's limit, set aside until the call is paid or was not run.
+#[derive(Debug)]
+pub(super) struct Reservation {
+    purse: Arc<Purse>,
+    limit: u64,
+}
+
+impl Reservation {
+    /// Books what the call burned: in its own cell, and in the cells it called.
+    pub(super) fn pay(mut self, own: &Meter, fuel: Fuel, callees: &[(Arc<cell_host::Cell>, Fuel)]) {
+        let mut rest = fuel.0.min(self.limit);
+        let burned = rest;
+        for (callee, share) in callees {
+            let share = share.0.min(rest);
+            rest -= share;
+            let meter = self.purse.meter(callee.name());
+            meter.fuel.fetch_add(share, Relaxed);
+            meter.calls.fetch_add(1, Relaxed);
+        }
+        own.fuel.fetch_add(rest, Relaxed);
+        own.calls.fetch_add(1, Relaxed);
+        let limit = std::mem::take(&mut self.limit);
+        self.purse.release(limit, burned);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.limit > 0 {
+            self.purse.release(self.limit, 0);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
