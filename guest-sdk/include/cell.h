@@ -62,7 +62,7 @@ CELL_EXPORT("cell_mailbox") uint32_t cell_mailbox(uint32_t len);
  * Handles the request of `len` bytes at `request` for the receptor with this number.
  * Returns cell_reply(address, length); the reply stays valid until the next call of either
  * function. CELL_BAD_REQUEST says that the request is not a valid value of the input type.
- * After cell_reject the result does not matter.
+ * After cell_reject the result does not matter, as long as it is not CELL_BAD_REQUEST.
  */
 CELL_EXPORT("cell_receive")
 uint64_t cell_receive(uint32_t receptor, uint32_t request, uint32_t len);

@@ -50,8 +50,8 @@ pub enum Answer {
     Json(Vec<u8>),
     /// The handler, or the SDK for it, said no.
     Reject(Reject),
-    /// The request is not a valid value of the input type.
-    BadRequest,
+    /// The request is not a valid value of the input type; what is wrong with it, if that is known.
+    BadRequest(Option<String>),
 }
 
 /// A line of the table of receptors.
@@ -152,7 +152,7 @@ pub(crate) fn encode<T: Message>(message: &T) -> Result<AlignedVec, Error> {
 
 fn receive<H: Handle>(request: &[u8]) -> Answer {
     let Ok(input) = cell_abi::schema::access::<<H::Receptor as Receptor>::Input>(request) else {
-        return Answer::BadRequest;
+        return Answer::BadRequest(None);
     };
     match H::handle(input, &mut Context::new()) {
         Ok(output) => encode(&output).map_or_else(|error| bad_answer(&error), Answer::Archive),
@@ -165,12 +165,12 @@ fn receive<H: Handle>(request: &[u8]) -> Answer {
 fn receive_json<H: Handle>(request: &[u8]) -> Answer {
     let input: <H::Receptor as Receptor>::Input = match serde_json::from_slice(request) {
         Ok(input) => input,
-        Err(error) => return Answer::Reject(Reject::new(reject_code::BAD_JSON, error.to_string())),
+        Err(error) => return Answer::BadRequest(Some(error.to_string())),
     };
-    let Ok(archive) = encode(&input) else { return Answer::BadRequest };
+    let Ok(archive) = encode(&input) else { return Answer::BadRequest(None) };
     drop(input);
     let Ok(input) = cell_abi::schema::access::<<H::Receptor as Receptor>::Input>(&archive) else {
-        return Answer::BadRequest;
+        return Answer::BadRequest(None);
     };
     match H::handle(input, &mut Context::new()) {
         Ok(output) => {

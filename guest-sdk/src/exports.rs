@@ -10,14 +10,18 @@
 use core::cell::{Cell, RefCell};
 use core::mem::ManuallyDrop;
 
+use cell_abi::Reject;
 use cell_abi::limits::FRAME_PAYLOAD_BYTES_MAX;
 use rkyv::util::AlignedVec;
 
 use crate::dispatch::{Answer, Entry, Table};
+use crate::error::reject_code;
 use crate::host;
 
 /// The request is not a valid value of the input type.
 const BAD_REQUEST: u64 = u64::MAX;
+/// The handler said no: the reject is the reply, and this only must not be [`BAD_REQUEST`].
+const REJECTED: u64 = 0;
 
 /// What the nucleus may still write to or read from.
 struct Buffers {
@@ -91,8 +95,8 @@ extern "C" fn cell_receive(receptor: usize, request: *const u8, len: usize) -> u
 
 /// The same as [`cell_receive`] with JSON text on both sides.
 ///
-/// For text that does not fit the input type it rejects with `reject_code::BAD_JSON`, so that the
-/// caller learns what is wrong with it, and returns what says that the request is bad.
+/// For text that does not fit the input type it rejects with `reject_code::BAD_JSON` and returns
+/// [`BAD_REQUEST`]: the nucleus answers `BadRequest` with the reject's message as the detail.
 #[cfg(feature = "json")]
 #[unsafe(no_mangle)]
 extern "C" fn cell_receive_json(receptor: usize, request: *const u8, len: usize) -> u64 {
@@ -115,7 +119,7 @@ fn handle(
     unsafe { request.set_len(len) };
     let answer = match TABLE.with_borrow(|table| table.find(receptor)) {
         Some(entry) => receive(entry, &request),
-        None => Answer::BadRequest,
+        None => Answer::BadRequest(None),
     };
     let (reply, result) = match answer {
         Answer::Archive(reply) => {
@@ -129,9 +133,15 @@ fn handle(
         }
         Answer::Reject(reject) => {
             host::reject(reject.code, &reject.message);
+            (Reply::None, REJECTED)
+        }
+        Answer::BadRequest(detail) => {
+            if let Some(detail) = detail {
+                let reject = Reject::new(reject_code::BAD_JSON, detail);
+                host::reject(reject.code, &reject.message);
+            }
             (Reply::None, BAD_REQUEST)
         }
-        Answer::BadRequest => (Reply::None, BAD_REQUEST),
     };
     keep(Buffers { request, reply });
     result

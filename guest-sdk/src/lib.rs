@@ -164,6 +164,13 @@ pub mod __private {
     /// What a handler of a receptor returns.
     pub type Answer<R, E> = Result<<R as cell_abi::Receptor>::Output, E>;
 
+    /// A handler's answer with its error as a reject.
+    pub fn or_reject<T, E: Into<cell_abi::Reject>>(
+        answer: Result<T, E>,
+    ) -> Result<T, cell_abi::Reject> {
+        answer.map_err(Into::into)
+    }
+
     /// Text from the bytes of a [`Text`](cell_abi::Text).
     pub const fn utf8(bytes: &'static [u8]) -> &'static str {
         match core::str::from_utf8(bytes) {

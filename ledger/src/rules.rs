@@ -80,11 +80,7 @@ pub fn apply_all(
 }
 
 /// Applies one command: writes all of it, or writes nothing and says why.
-pub fn apply(
-    tables: &mut impl Tables,
-    command: &Command,
-    now_ms: u64,
-) -> Result<Outcome, LedgerError> {
+fn apply(tables: &mut impl Tables, command: &Command, now_ms: u64) -> Result<Outcome, LedgerError> {
     check_shape(command, now_ms)?;
     if let Some(outcome) = first_answer(tables, command)? {
         return Ok(outcome);

@@ -101,6 +101,8 @@ impl Link {
 /// From the nucleus to its worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToWorker {
+    /// The first message: who owns this nucleus, and under which account the owner's calls run.
+    Owner { uid: u32, account: String },
     /// Serve this cell, or serve this code instead of what it had. Descriptors: the log file, and
     /// for a new cell its listening socket.
     Load(Box<LoadCell>),
@@ -110,6 +112,8 @@ pub(crate) enum ToWorker {
     Log { cell: String },
     /// What the last `NeedHold` of this user brought; less than asked means that is all there is.
     Granted { uid: u32, amount: u64 },
+    /// Let calls in flight end, report what they burned, and exit.
+    Shutdown,
 }
 
 /// A cell as the nucleus hands it over.

@@ -138,7 +138,7 @@ fn register(signature: &Signature, handler: &Handler<'_>, facade: &Path) -> Toke
     let context = context.map(|_| quote!(, cx));
     let answer = quote_spanned! {output.span()=>
         let answer: #private::Answer<__Receptor, _> = answer;
-        answer.map_err(::core::convert::Into::into)
+        #private::or_reject(answer)
     };
     quote! {
         const _: () = {

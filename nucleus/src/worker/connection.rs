@@ -513,10 +513,3 @@ fn write_reply(stream: &mut UnixStream, header: &[u8], payload: &[u8], sent: usi
     }
     stream.write_vectored(&slices)
 }
-
-/// The account that a local user's calls show to guests: derived from the uid alone.
-pub(super) fn payer(uid: u32) -> AccountId {
-    let mut hasher = blake3::Hasher::new_derive_key("cell/account/v1/uid");
-    hasher.update(&uid.to_le_bytes());
-    AccountId::from_bytes(*hasher.finalize().as_bytes())
-}

@@ -20,10 +20,10 @@ use mio::net::{UnixListener, UnixStream};
 use mio::{Events, Interest, Token};
 use tokio::runtime::Handle;
 
-use super::Worker;
+use super::{Worker, account_of};
 use super::call::{Begun, Ended};
 use super::cells::Entry;
-use super::connection::{Connection, READ_BYTES, Task, payer};
+use super::connection::{Connection, READ_BYTES, Task};
 
 /// Connections all loops together may have; one more is closed at once.
 const CONNECTIONS_MAX: usize = 4096;
@@ -329,7 +329,7 @@ impl EventLoop {
         let purse = self.worker.purses.of(uid);
         self.serial += 1;
         if let Some(place) = self.connections.get_mut(at) {
-            *place = Some((Connection::new(stream, entry, purse, payer(uid)), self.serial));
+            *place = Some((Connection::new(stream, entry, purse, account_of(uid, self.worker.owner)), self.serial));
         }
         self.turn(at);
         Ok(())

@@ -15,9 +15,10 @@ mod state;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use cell_abi::AccountId;
 use cell_host::{Allocation, Sandbox};
 
 use crate::link::{FromWorker, Link, ToWorker};
@@ -34,6 +35,9 @@ const MEMORY_BYTES_MAX: usize = 64 << 20;
 /// How often usage is reported: the most a crash of the worker can leave unpaid.
 const REPORT_EVERY: Duration = Duration::from_millis(40);
 
+/// How long calls in flight may take to end when the nucleus goes down.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
+
 /// Everything the worker's threads share.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -41,6 +45,8 @@ pub(crate) struct Worker {
     cells: Arc<Cells>,
     purses: Purses,
     link: Link,
+    /// The nucleus' owner, and the account the owner's calls run under.
+    owner: (u32, AccountId),
 }
 
 /// Runs until the nucleus closes the link.
@@ -50,6 +56,10 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let link = Link::from_fd(rustix::stdio::stdin().try_clone_to_owned().context("take the link")?);
     close_standard_input()?;
     let reader = link.try_clone()?;
+    let mut buffer = Vec::new();
+    let Some((ToWorker::Owner { uid, account }, _)) = reader.receive(&mut buffer)? else {
+        bail!("the nucleus did not say who its owner is");
+    };
     let pooled = Allocation::Pooled { instances_max: INSTANCES_MAX, memory_bytes_max: MEMORY_BYTES_MAX };
     let sandbox = Arc::new(Sandbox::new(pooled)?);
     // WASI's timers need a runtime; its one thread only keeps time.
@@ -59,17 +69,48 @@ pub(crate) fn run() -> anyhow::Result<()> {
         cells: Arc::default(),
         purses: Purses::new(link.try_clone()?),
         link,
+        owner: (uid, AccountId::parse(&account)?),
     });
+    raise_descriptor_limit();
     let threads = thread::available_parallelism().map_or(2, usize::from);
     let loops = Loops::start(threads, &worker, runtime.handle())?;
     let reporter = Arc::clone(&worker);
     thread::Builder::new().name("report".into()).spawn(move || report(&reporter))?;
     worker.link.send(&FromWorker::Ready, &[])?;
-    let mut buffer = Vec::new();
     while let Some((message, fds)) = reader.receive(&mut buffer)? {
+        if matches!(message, ToWorker::Shutdown) {
+            return drain(&worker);
+        }
         handle(&worker, &loops, message, fds)?;
     }
     Ok(())
+}
+
+/// The payer as guests see it: the owner's account, or one derived from another user's id.
+pub(crate) fn account_of(uid: u32, owner: (u32, AccountId)) -> AccountId {
+    if uid == owner.0 {
+        return owner.1;
+    }
+    let mut hasher = blake3::Hasher::new_derive_key("cell/account/v1/uid");
+    hasher.update(&uid.to_le_bytes());
+    AccountId::from_bytes(*hasher.finalize().as_bytes())
+}
+
+fn drain(worker: &Worker) -> anyhow::Result<()> {
+    let until = Instant::now() + DRAIN_TIME_MAX;
+    while worker.purses.are_busy() && Instant::now() < until {
+        thread::sleep(Duration::from_millis(5));
+    }
+    worker.purses.report()?;
+    Ok(())
+}
+
+/// Each connection and each cell takes a descriptor; the usual soft limit is 1024.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Where it cannot be raised, the lower limit holds, and accepting says so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 /// The link came in as standard input; guests' and libraries' reads must not find it there.
@@ -101,6 +142,7 @@ fn handle(worker: &Arc<Worker>, loops: &Loops, message: ToWorker, fds: Vec<Owned
             }
         }
         ToWorker::Granted { uid, amount } => worker.purses.grant(uid, amount),
+        ToWorker::Owner { .. } | ToWorker::Shutdown => bail!("the nucleus sent a message out of turn"),
     }
     Ok(())
 }

@@ -54,6 +54,11 @@ impl Purses {
         purse.changed.notify_waiters();
     }
 
+    /// Whether any call is in flight.
+    pub(super) fn are_busy(&self) -> bool {
+        lock(&self.purses).values().any(|purse| lock(&purse.state).reserved > 0)
+    }
+
     /// Sends what was burned since the last report.
     pub(super) fn report(&self) -> io::Result<()> {
         let purses: Vec<_> = lock(&self.purses).values().cloned().collect();

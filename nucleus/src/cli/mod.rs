@@ -1,0 +1,146 @@
+//! The command line: what can be typed, and what every command shares.
+
+mod build;
+mod call;
+mod completions;
+mod daemon;
+mod deploy;
+mod dev;
+mod exit;
+mod inspect;
+mod ledger;
+mod logs;
+mod new;
+mod output;
+mod ps;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::home::Home;
+pub(crate) use exit::{Exit, Failure};
+pub(crate) use output::Output;
+
+/// Run strangers' code in a sandbox, metered to the instruction and billed in ATP.
+#[derive(Debug, Parser)]
+#[command(name = "cell", version, propagate_version = true, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done, 1 failed, 2 usage, 122 out of ATP, 123 trapped or over a limit, 124 timed out,
+125 the nucleus failed, 126 refused by the gate or a policy. Under `cell run` a job's own code passes through.
+
+Start here:  cell new hello && cd hello && cell dev";
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Where identity, ledger and cells are kept.
+    #[arg(long, global = true, env = "CELL_HOME", value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// Print JSON for machines.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print nothing but results and errors.
+    #[arg(long, short, global = true)]
+    quiet: bool,
+}
+
+impl Global {
+    /// The home that was asked for, or `~/.cell`.
+    pub(crate) fn home(&self) -> anyhow::Result<Home> {
+        Home::locate(self.home.clone())
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a project for a new cell.
+    New(new::Arguments),
+    /// Build a cell or job to WebAssembly.
+    Build(build::Arguments),
+    /// Build, deploy, and do both again whenever a source file changes.
+    Dev(dev::Arguments),
+    /// Start the nucleus.
+    Up(daemon::UpArguments),
+    /// Stop the nucleus.
+    Down,
+    /// Put a cell into the nucleus.
+    Deploy(deploy::DeployArguments),
+    /// Remove a cell and its data.
+    Rm(deploy::RmArguments),
+    /// Call a receptor of a cell with JSON.
+    Call(call::Arguments),
+    /// Run a WASI program once, with a budget.
+    Run(run::Arguments),
+    /// List the cells, what they do and what they burned.
+    Ps,
+    /// Show a cell's log.
+    Logs(logs::Arguments),
+    /// Show what a module or a cell is made of, and what it costs to start.
+    Inspect(inspect::Arguments),
+    /// Show this machine's identity and accounts.
+    Id,
+    /// Show balances and history, grant ATP, verify the journal.
+    #[command(subcommand)]
+    Ledger(ledger::Command),
+    /// Print a completion script for a shell.
+    Completions(completions::Arguments),
+    /// The process that runs guests; started by the nucleus.
+    #[command(hide = true)]
+    Worker,
+    /// The process that runs one job; started by `cell run`.
+    #[command(hide = true)]
+    JobWorker,
+    /// The process that compiles one module; started by the nucleus.
+    #[command(hide = true)]
+    CompileWorker,
+}
+
+/// Runs what was typed.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(cli.global.json, cli.global.quiet);
+    match cli.run(&output) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            let exit = Exit::of(&error);
+            output.error(&error, exit);
+            exit.into()
+        }
+    }
+}
+
+impl Cli {
+    fn run(&self, output: &Output) -> anyhow::Result<Exit> {
+        let global = &self.global;
+        match &self.command {
+            Command::New(arguments) => new::run(arguments, global, output),
+            Command::Build(arguments) => build::run(arguments, output),
+            Command::Dev(arguments) => dev::run(arguments, global, output),
+            Command::Up(arguments) => daemon::up(arguments, global, output),
+            Command::Down => daemon::down(global, output),
+            Command::Deploy(arguments) => deploy::deploy(arguments, global, output),
+            Command::Rm(arguments) => deploy::rm(arguments, global, output),
+            Command::Call(arguments) => call::run(arguments, global, output),
+            Command::Run(arguments) => run::run(arguments, global, output),
+            Command::Ps => ps::run(global, output),
+            Command::Logs(arguments) => logs::run(arguments, global, output),
+            Command::Inspect(arguments) => inspect::run(arguments, global, output),
+            Command::Id => inspect::id(global, output),
+            Command::Ledger(command) => ledger::run(command, global, output),
+            Command::Completions(arguments) => completions::run(arguments),
+            Command::Worker => crate::worker::run().map(|()| Exit::Done),
+            Command::JobWorker => crate::job_worker::run().map(|()| Exit::Done),
+            Command::CompileWorker => crate::compile::worker().map(|()| Exit::Done),
+        }
+    }
+}

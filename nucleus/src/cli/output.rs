@@ -1,0 +1,79 @@
+//! The one place that prints: results to standard output, everything else to standard error.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is this module's job")]
+
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::exit::Exit;
+
+/// How the user wants to be told.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    json: bool,
+    quiet: bool,
+}
+
+impl Output {
+    pub(crate) const fn new(json: bool, quiet: bool) -> Self {
+        Self { json, quiet }
+    }
+
+    pub(crate) const fn json(&self) -> bool {
+        self.json
+    }
+
+    /// Prints a result: the value as one line of JSON, or the text for people.
+    pub(crate) fn result(&self, value: &impl Serialize, text: &str) {
+        let line = if self.json { serde_json::to_string(value).unwrap_or_default() } else { text.to_owned() };
+        if !line.is_empty() {
+            // A reader that closed the pipe has seen enough.
+            let _ = writeln!(std::io::stdout(), "{line}");
+        }
+    }
+
+    /// Tells people something on the way; machines and the quiet get nothing.
+    pub(crate) fn note(&self, text: &str) {
+        if !self.quiet && !self.json {
+            eprintln!("{text}");
+        }
+    }
+
+    /// Prints an error once, with its causes.
+    pub(crate) fn error(&self, error: &anyhow::Error, exit: Exit) {
+        let text = format!("{error:#}");
+        if self.json {
+            let value = serde_json::json!({ "error": text, "exit": exit.code() });
+            let _ = writeln!(std::io::stdout(), "{value}");
+        } else {
+            eprintln!("error: {text}");
+        }
+    }
+
+    /// A spinner for work over a second; on a terminal only.
+    pub(crate) fn progress(&self, text: impl Into<String>) -> ProgressBar {
+        if self.quiet || self.json || !std::io::stderr().is_terminal() {
+            return ProgressBar::hidden();
+        }
+        let style = ProgressStyle::with_template("{spinner} {msg} {elapsed:.dim}");
+        let bar = ProgressBar::new_spinner().with_message(text.into());
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        bar.enable_steady_tick(Duration::from_millis(100));
+        bar
+    }
+}
+
+/// What guests wrote must not steer the terminal that shows it.
+pub(crate) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\n' && c != '\t' {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+    }
+    escaped
+}

@@ -1,0 +1,136 @@
+//! `$CELL_HOME`: where a nucleus keeps everything, and who may hold it.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use rustix::fs::{FlockOperation, flock};
+use zeroize::Zeroizing;
+
+/// The directory, and the names within it.
+#[derive(Debug, Clone)]
+pub(crate) struct Home {
+    root: PathBuf,
+}
+
+impl Home {
+    /// The given directory, or `~/.cell`. Nothing is created.
+    pub(crate) fn locate(given: Option<PathBuf>) -> anyhow::Result<Self> {
+        let root = match given {
+            Some(root) => std::path::absolute(root)?,
+            None => {
+                let home = std::env::var_os("HOME").context("HOME is not set; say where to keep things with --home DIR")?;
+                PathBuf::from(home).join(".cell")
+            }
+        };
+        Ok(Self { root })
+    }
+
+    /// Creates the directories that are missing, readable by this user alone.
+    pub(crate) fn create(&self) -> anyhow::Result<()> {
+        for directory in [self.root.clone(), self.cells(), self.sessions()] {
+            DirBuilder::new()
+                .mode(0o700)
+                .recursive(true)
+                .create(&directory)
+                .with_context(|| format!("create {}", directory.display()))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn identity(&self) -> PathBuf {
+        self.root.join("identity")
+    }
+
+    pub(crate) fn ledger(&self) -> PathBuf {
+        self.root.join("ledger.db")
+    }
+
+    pub(crate) fn cells(&self) -> PathBuf {
+        self.root.join("cells")
+    }
+
+    pub(crate) fn cell(&self, name: &str) -> PathBuf {
+        self.cells().join(name)
+    }
+
+    pub(crate) fn cell_socket(&self, name: &str) -> PathBuf {
+        self.cell(name).join("cell.sock")
+    }
+
+    pub(crate) fn cell_log(&self, name: &str) -> PathBuf {
+        self.cell(name).join("log").join("cell.log")
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.root.join("nucleus.sock")
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
+        self.root.join("nucleus.log")
+    }
+
+    pub(crate) fn artefacts(&self) -> PathBuf {
+        self.root.join("artefacts")
+    }
+
+    pub(crate) fn sessions(&self) -> PathBuf {
+        self.root.join("sessions")
+    }
+
+    /// Takes the lock that the one nucleus of this home holds; `None` if another has it.
+    pub(crate) fn lock(&self) -> anyhow::Result<Option<File>> {
+        let path = self.root.join("nucleus.lock");
+        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("lock {}", path.display())),
+        }
+    }
+
+    /// A secret of 32 bytes kept under this name; made from the system's randomness if absent.
+    pub(crate) fn secret(&self, path: &Path) -> anyhow::Result<Zeroizing<[u8; 32]>> {
+        if let Some(secret) = read_secret(path)? {
+            return Ok(secret);
+        }
+        let mut secret = Zeroizing::new([0; 32]);
+        getrandom::fill(&mut *secret).map_err(|e| anyhow::anyhow!("get randomness: {e}"))?;
+        let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&temporary)?;
+        file.write_all(&*secret)?;
+        file.sync_all()?;
+        // A link fails where a name exists, so of two processes that start at once one wins.
+        let linked = fs::hard_link(&temporary, path);
+        fs::remove_file(&temporary)?;
+        match linked {
+            Ok(()) => Ok(secret),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                read_secret(path)?.with_context(|| format!("{} vanished", path.display()))
+            }
+            Err(error) => Err(error).with_context(|| format!("create {}", path.display())),
+        }
+    }
+}
+
+fn read_secret(path: &Path) -> anyhow::Result<Option<Zeroizing<[u8; 32]>>> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let bytes = match fs::read(path) {
+        Ok(bytes) => Zeroizing::new(bytes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+    };
+    let mode = fs::metadata(path)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        anyhow::bail!("{0} can be read by others (mode {1:03o}); run `chmod 600 {0}`", path.display(), mode & 0o777);
+    }
+    let secret = <[u8; 32]>::try_from(bytes.as_slice());
+    let secret = secret.map_err(|_| anyhow::anyhow!("{} has {} bytes instead of 32", path.display(), bytes.len()))?;
+    Ok(Some(Zeroizing::new(secret)))
+}
