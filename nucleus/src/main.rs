@@ -1,7 +1,21 @@
 //! `cell`: the nucleus, its worker and its command line, in one binary.
+//!
+//! Only this crate knows everything; the crates it joins do not know one another.
 
+mod bank;
+mod cli;
+mod compile;
+mod daemon;
+mod home;
+mod job_worker;
 mod link;
 mod manifest;
+mod sdk;
+mod toolchain;
 mod worker;
 
-fn main() { let _ = worker::run(); let _ = manifest::Manifest::read; }
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

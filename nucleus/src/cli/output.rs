@@ -41,6 +41,11 @@ impl Output {
         }
     }
 
+    /// One line of JSON on standard error, where standard output belongs to a job.
+    pub(crate) fn machine_note(&self, value: &impl Serialize) {
+        eprintln!("{}", serde_json::to_string(value).unwrap_or_default());
+    }
+
     /// Prints an error once, with its causes.
     pub(crate) fn error(&self, error: &anyhow::Error, exit: Exit) {
         let text = format!("{error:#}");

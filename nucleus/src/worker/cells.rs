@@ -46,13 +46,13 @@ pub(super) struct Serving {
 }
 
 impl Cells {
-    /// Serves a cell with new code. Calls in flight end on the old code.
+    /// Serves a cell with new code; calls in flight end on the old code. Also says whether the name is new.
     pub(super) fn load(
         self: &Arc<Self>,
         sandbox: &Arc<Sandbox>,
         load: &LoadCell,
         log: Option<OwnedFd>,
-    ) -> anyhow::Result<Arc<Entry>> {
+    ) -> anyhow::Result<(Arc<Entry>, bool)> {
         let name = CellName::parse(&load.cell)?;
         let hash = CellHash::parse(&load.hash)?;
         let facts = &load.facts;
@@ -70,16 +70,18 @@ impl Cells {
         });
         let log = log.context("a cell came without its log")?;
         let mut entries = write(&self.entries);
-        let entry = match entries.get(&name) {
+        let known = entries.get(&name).cloned();
+        let is_new = known.is_none();
+        let entry = match known {
             Some(entry) => {
                 lock(&entry.log).reopen(log);
-                Arc::clone(entry)
+                entry
             }
             None => Arc::clone(entries.entry(name.clone()).or_insert_with(|| Arc::new(Entry::new(name, log)))),
         };
         drop(entries);
         entry.serve(Some(serving));
-        Ok(entry)
+        Ok((entry, is_new))
     }
 
     /// Stops serving a name; its calls in flight end in peace.

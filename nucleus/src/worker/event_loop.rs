@@ -200,6 +200,8 @@ impl EventLoop {
         let _ = self.shared.thread.set(thread::current().id());
         let mut events = Events::with_capacity(256);
         loop {
+            // A guest that yielded has woken itself while it was polled.
+            self.take_woken();
             let busy = !self.queue.is_empty() || !self.turns.is_empty();
             let idle = self.connections.len() == self.vacant.len() && self.running.len() == self.free.len();
             let timeout = if busy { Some(Duration::ZERO) } else if idle { None } else { Some(TICK) };

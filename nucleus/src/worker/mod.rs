@@ -127,7 +127,11 @@ fn handle(worker: &Arc<Worker>, loops: &Loops, message: ToWorker, fds: Vec<Owned
             let (cell, generation) = (load.cell.clone(), load.generation);
             let loaded = worker.cells.load(&worker.sandbox, &load, fds.next());
             let error = match loaded {
-                Ok(entry) => fds.next().and_then(|listener| loops.listen(entry, listener).err()).map(|e| format!("{e:#}")),
+                // A cell that is served already has its socket.
+                Ok((_, false)) => None,
+                Ok((entry, true)) => {
+                    fds.next().and_then(|listener| loops.listen(entry, listener).err()).map(|e| format!("{e:#}"))
+                }
                 Err(error) => Some(format!("{error:#}")),
             };
             worker.link.send(&FromWorker::Loaded { cell, generation, error }, &[])?;

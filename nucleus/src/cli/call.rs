@@ -1,0 +1,127 @@
+//! `cell call`: one call, with JSON in and out.
+
+use std::io::Read as _;
+use std::time::Duration;
+
+use cell_abi::{Fuel, NanoAtp};
+use cell_client::{CallOptions, Client, Error};
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::output::escape;
+use super::{Exit, Failure, Global, Output};
+use crate::cli::daemon::{is_up, not_up};
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// CELL.RECEPTOR, such as hello.greet.
+    target: String,
+    /// The request as JSON; `-` reads it from standard input.
+    #[arg(default_value = "null")]
+    request: String,
+    #[command(flatten)]
+    budget: Budget,
+    /// Give up after this many seconds.
+    #[arg(long, default_value_t = 30.0, value_name = "SECONDS")]
+    timeout: f64,
+}
+
+/// The most a call or job may cost.
+#[derive(Debug, Args)]
+pub(crate) struct Budget {
+    /// The most it may cost, in ATP.
+    #[arg(long, value_name = "ATP", value_parser = NanoAtp::parse_atp, conflicts_with = "fuel")]
+    budget: Option<NanoAtp>,
+    /// The most it may burn, in fuel; one fuel costs one nano-ATP.
+    #[arg(long, value_name = "N")]
+    fuel: Option<u64>,
+}
+
+impl Budget {
+    /// The limit in fuel, or the default in ATP.
+    pub(crate) fn fuel_or(&self, default: NanoAtp) -> Fuel {
+        let budget = self.budget.unwrap_or(default).fuel_at_base_price();
+        self.fuel.map_or(budget, Fuel)
+    }
+
+    /// Whether the user said anything.
+    pub(crate) const fn is_given(&self) -> bool {
+        self.budget.is_some() || self.fuel.is_some()
+    }
+}
+
+/// Reads a duration in seconds; at most a year.
+pub(crate) fn seconds(value: f64) -> anyhow::Result<Duration> {
+    match Duration::try_from_secs_f64(value) {
+        Ok(duration) if value > 0.0 && value <= 31_536_000.0 => Ok(duration),
+        _ => Err(Failure::new(Exit::Usage, "--timeout takes seconds, more than 0 and at most a year, such as 2.5").into()),
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> anyhow::Result<Exit> {
+    let home = global.home()?;
+    let Some((cell, receptor)) = arguments.target.split_once('.') else {
+        let message = format!("`{}` names no receptor; write CELL.RECEPTOR, such as hello.greet", arguments.target);
+        return Err(Failure::new(Exit::Usage, message).into());
+    };
+    let request = request(&arguments.request)?;
+    let options = CallOptions {
+        fuel: arguments.budget.fuel_or(NanoAtp(1_000_000_000)),
+        timeout: seconds(arguments.timeout)?,
+    };
+    let socket = home.cell_socket(cell);
+    let called = Client::connect(&socket, cell).and_then(|mut client| {
+        let slot = client.open_raw(receptor)?;
+        client.call_json(&slot, &request, options)
+    });
+    match called {
+        Ok(reply) => {
+            let value: Value = serde_json::from_str(reply.text())
+                .map_err(|e| Failure::new(Exit::Trapped, format!("the cell's reply is not JSON: {e}")))?;
+            let fuel = reply.fuel();
+            let result = if output.json() {
+                json!({ "reply": value, "fuel": fuel.0, "charge_nano_atp": fuel.at_base_price().0 })
+            } else {
+                value
+            };
+            output.result(&result, &escape(&result.to_string()));
+            output.note(&bill(fuel));
+            Ok(Exit::Done)
+        }
+        Err(Error::Connect { .. }) if !is_up(&home) => Err(not_up(&home)),
+        Err(Error::Connect { .. }) if !home.cell(cell).is_dir() => {
+            let message = format!("there is no cell `{}`; `cell ps` lists them", escape(cell));
+            Err(Failure::new(Exit::Failed, message).into())
+        }
+        Err(error) => {
+            if error.fuel() > Fuel::ZERO {
+                output.note(&bill(error.fuel()));
+            }
+            let exit = match &error {
+                Error::TimedOut => Exit::TimedOut,
+                Error::Rejected { .. } => Exit::Failed,
+                _ => error.status().map_or(Exit::Failed, Exit::of_status),
+            };
+            Err(Failure::new(exit, error.to_string()).into())
+        }
+    }
+}
+
+/// The one line that says what something cost.
+pub(crate) fn bill(fuel: Fuel) -> String {
+    format!("bill: {} ATP for {fuel} fuel", fuel.at_base_price())
+}
+
+fn request(given: &str) -> anyhow::Result<String> {
+    let text = if given == "-" {
+        let mut text = String::new();
+        std::io::stdin().take(u64::from(cell_abi::limits::FRAME_PAYLOAD_BYTES_MAX)).read_to_string(&mut text)?;
+        text
+    } else {
+        given.to_owned()
+    };
+    // A typing error is told here, before it costs anything.
+    serde_json::from_str::<serde::de::IgnoredAny>(&text)
+        .map_err(|e| Failure::new(Exit::Usage, format!("the request is not JSON: {e}; for text write '\"text\"'")))?;
+    Ok(text)
+}

@@ -1,0 +1,142 @@
+//! `cell up` and `cell down`.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::json;
+
+use super::{Exit, Failure, Global, Output};
+use crate::daemon::control::{Answer, Request, ask};
+use crate::home::Home;
+
+/// How long a nucleus may take to come up.
+const UP_TIME_MAX: Duration = Duration::from_secs(20);
+/// How long one may take to go down.
+const DOWN_TIME_MAX: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Args)]
+pub(crate) struct UpArguments {
+    /// Stay in this terminal, and log to it.
+    #[arg(long)]
+    foreground: bool,
+}
+
+pub(crate) fn up(arguments: &UpArguments, global: &Global, output: &Output) -> anyhow::Result<Exit> {
+    let home = global.home()?;
+    if arguments.foreground {
+        init_logging();
+        crate::daemon::run(&home)?;
+        return Ok(Exit::Done);
+    }
+    if is_up(&home) {
+        report(&home, output, "is up already");
+        return Ok(Exit::Done);
+    }
+    up_in_background(&home, output)?;
+    report(&home, output, "is up");
+    Ok(Exit::Done)
+}
+
+/// Starts a nucleus that outlives this command, and waits until it answers.
+pub(crate) fn up_in_background(home: &Home, output: &Output) -> anyhow::Result<()> {
+    home.create()?;
+    let bar = output.progress("starting the nucleus");
+    let mut child = spawn(home)?;
+    let started = Instant::now();
+    while !is_up(home) {
+        if let Some(status) = child.try_wait()? {
+            let log = std::fs::read_to_string(home.log()).unwrap_or_default();
+            let last = log.lines().last().unwrap_or("its log is empty").to_owned();
+            return Err(Failure::new(Exit::NucleusFault, format!("the nucleus ended with {status}: {last}")).into());
+        }
+        if started.elapsed() > UP_TIME_MAX {
+            child.kill()?;
+            let message = format!("the nucleus did not come up in {UP_TIME_MAX:?}; see {}", home.log().display());
+            return Err(Failure::new(Exit::NucleusFault, message).into());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+pub(crate) fn down(global: &Global, output: &Output) -> anyhow::Result<Exit> {
+    let home = global.home()?;
+    if ask(&home, &Request::Down)?.is_none() {
+        if home.root().exists() {
+            clear_sockets(&home);
+        }
+        output.result(&json!({ "down": true }), "no nucleus is running");
+        return Ok(Exit::Done);
+    }
+    let bar = output.progress("stopping the nucleus");
+    let started = Instant::now();
+    // The lock is free when the process has ended.
+    while home.lock()?.is_none() {
+        if started.elapsed() > DOWN_TIME_MAX {
+            let message = format!("the nucleus did not end in {DOWN_TIME_MAX:?}; see {}", home.log().display());
+            return Err(Failure::new(Exit::NucleusFault, message).into());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    bar.finish_and_clear();
+    output.result(&json!({ "down": true }), "the nucleus is down");
+    Ok(Exit::Done)
+}
+
+/// Whether a nucleus answers in this home.
+pub(crate) fn is_up(home: &Home) -> bool {
+    matches!(ask(home, &Request::Ping), Ok(Some(Answer::Done)))
+}
+
+/// An error for commands that need a nucleus.
+pub(crate) fn not_up(home: &Home) -> anyhow::Error {
+    let option = if std::env::var_os("HOME").is_some_and(|h| home.root() == std::path::Path::new(&h).join(".cell")) {
+        String::new()
+    } else {
+        format!(" --home {}", home.root().display())
+    };
+    Failure::new(Exit::NucleusFault, format!("no nucleus is running; start it with `cell up{option}`")).into()
+}
+
+fn report(home: &Home, output: &Output, what: &str) {
+    let text = format!("the nucleus {what}; cells go into {}", home.cells().display());
+    output.result(&json!({ "up": true, "home": home.root(), "cells": home.cells() }), &text);
+}
+
+fn spawn(home: &Home) -> anyhow::Result<Child> {
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(home.log())?;
+    Command::new(std::env::current_exe()?)
+        .args(["up", "--foreground", "--home"])
+        .arg(home.root())
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(log.try_clone()?))
+        .stderr(Stdio::from(log))
+        .spawn()
+        .context("start the nucleus")
+}
+
+fn init_logging() {
+    use std::io::IsTerminal as _;
+    // Where there is a terminal this stays in its session; otherwise it leaves the caller's.
+    if !std::io::stderr().is_terminal() {
+        let _ = rustix::process::setsid();
+    }
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CELL_LOG").unwrap_or_else(|_| "info".into());
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+}
+
+/// Removes what a nucleus that was killed could not remove itself.
+fn clear_sockets(home: &Home) {
+    let Ok(Some(_lock)) = home.lock() else { return };
+    let _ = std::fs::remove_file(home.socket());
+    for entry in std::fs::read_dir(home.cells()).into_iter().flatten().flatten() {
+        let _ = std::fs::remove_file(entry.path().join("cell.sock"));
+    }
+}

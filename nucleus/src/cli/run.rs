@@ -1,0 +1,322 @@
+//! `cell run`: any WASI program, once, within a budget, with a bill.
+//!
+//! It needs no nucleus: it sets the budget aside in the ledger itself, runs the job in a process of
+//! its own, pays what was burned, and gives back the rest.
+
+use std::fs;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use cell_abi::{AccountId, Fuel, NanoAtp, Status};
+use cell_host::{ModuleKind, Sandbox, price};
+use cell_ledger::{LedgerError, Payment, TransferId};
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::call::{Budget, bill, seconds};
+use super::output::escape;
+use super::{Exit, Failure, Global, Output};
+use crate::bank::{Bank, Held};
+use crate::compile::{self, Compiled};
+use crate::daemon::cells::read_wasm;
+use crate::job_worker::{JobReport, RunJob};
+use crate::link::{Link, ModuleFacts};
+
+/// The budget of who names none: about ten seconds of plain arithmetic.
+const BUDGET_DEFAULT: NanoAtp = NanoAtp(100_000_000_000);
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// A wasm32-wasip1 command.
+    module: PathBuf,
+    #[command(flatten)]
+    budget: Budget,
+    /// End the job after this many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<f64>,
+    /// Let the job use a directory: HOST::GUEST, or HOST::GUEST::ro to look but not touch.
+    #[arg(long, value_name = "HOST::GUEST", value_parser = parse_directory)]
+    dir: Vec<(PathBuf, String, bool)>,
+    /// Set an environment variable for the job.
+    #[arg(long, value_name = "K=V", value_parser = parse_variable)]
+    env: Vec<(String, String)>,
+    /// Memory the job may have, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    memory: u32,
+    /// Write the bill with every figure to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    receipt: Option<PathBuf>,
+    /// What the job gets as its arguments.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+fn parse_directory(text: &str) -> Result<(PathBuf, String, bool), String> {
+    let parts: Vec<&str> = text.split("::").collect();
+    match parts.as_slice() {
+        [host, guest] if !host.is_empty() && !guest.is_empty() => Ok((host.into(), (*guest).to_owned(), false)),
+        [host, guest, "ro"] if !host.is_empty() && !guest.is_empty() => Ok((host.into(), (*guest).to_owned(), true)),
+        _ => Err("write HOST::GUEST or HOST::GUEST::ro, such as ./data::/data".into()),
+    }
+}
+
+fn parse_variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write K=V, such as LANG=C".into()),
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> anyhow::Result<Exit> {
+    let timeout = arguments.timeout.map(seconds).transpose()?;
+    for (host, ..) in &arguments.dir {
+        if !host.is_dir() {
+            return Err(Failure::new(Exit::Usage, format!("--dir: {} is not a directory", host.display())).into());
+        }
+    }
+    let home = global.home()?;
+    let wasm = read_wasm(&arguments.module)?;
+    let mut bank = Bank::open(&home)?;
+    let bar = output.progress("compiling");
+    let compiled = compile::compile(&compile::cache(&home)?, &wasm)?;
+    bar.finish_and_clear();
+    if compiled.info.kind != ModuleKind::Command {
+        let message = "this is a cell, not a command; deploy it with `cell deploy` and call it with `cell call`";
+        return Err(Failure::new(Exit::Refused, message).into());
+    }
+    let held = hold(&mut bank, arguments, &compiled)?;
+    let run = Run { arguments, compiled: &compiled, timeout, started: SystemTime::now() };
+    let report = run.execute(held.amount.fuel_at_base_price());
+    let report = report.inspect_err(|_| drop(bank.void(held)))?;
+    run.conclude(&mut bank, held, report, output)
+}
+
+/// Sets the budget aside.
+fn hold(bank: &mut Bank, arguments: &Arguments, compiled: &Compiled) -> anyhow::Result<Held> {
+    let budget = arguments.budget.fuel_or(BUDGET_DEFAULT).at_base_price();
+    let start = NanoAtp(price::start(compiled.info.memory_pages, compiled.info.data_bytes));
+    let out_of_atp = |message: String| anyhow::Error::from(Failure::new(Exit::OutOfAtp, message));
+    if budget < start {
+        return Err(out_of_atp(format!("a budget of {budget} ATP does not cover the job's start, which costs {start} ATP")));
+    }
+    // Who names a budget gets it or nothing; the default is cut to what there is.
+    let least = if arguments.budget.is_given() { budget } else { start };
+    match bank.hold(bank.accounts.owner, least.max(NanoAtp(1)), budget) {
+        Ok(held) => Ok(held),
+        Err(LedgerError::InsufficientFunds { available, .. }) => Err(out_of_atp(format!(
+            "the account has {available} ATP and the job may cost {least} ATP; lower --budget, or see `cell ledger grant`"
+        ))),
+        Err(error) => Err(error).context("set the budget aside"),
+    }
+}
+
+struct Run<'a> {
+    arguments: &'a Arguments,
+    compiled: &'a Compiled,
+    timeout: Option<Duration>,
+    started: SystemTime,
+}
+
+/// What the job's process reported.
+struct Ended {
+    exit_code: Option<u32>,
+    status: Status,
+    message: String,
+    fuel: Fuel,
+    memory_bytes_peak: u64,
+    stdin: (u64, String),
+    stdout: (u64, String),
+}
+
+impl Run<'_> {
+    /// Runs the job in a process of its own and waits for its report.
+    fn execute(&self, fuel: Fuel) -> anyhow::Result<Ended> {
+        let (ours, theirs) = Link::pair()?;
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg("job-worker")
+            .env_clear()
+            .stdin(Stdio::from(theirs.into_fd()))
+            .stdout(Stdio::null())
+            .spawn()
+            .context("start the job's process")?;
+        let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+        let streams: [BorrowedFd<'_>; 3] = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        ours.send(&self.job(fuel)?, &streams).context("hand the job over")?;
+        // Ctrl-C goes to both processes; the job's ends the job, and this one pays.
+        let _interrupts = ignore_interrupts()?;
+        let reported = self.wait(&mut child, &ours);
+        let _ = child.kill();
+        let status = child.wait()?;
+        match reported? {
+            Some(JobReport::Ended { exit_code, status, message, fuel, memory_bytes_peak, stdin, stdout }) => Ok(Ended {
+                exit_code,
+                status: Status::from_code(status).unwrap_or(Status::HostFault),
+                message,
+                fuel: Fuel(fuel),
+                memory_bytes_peak,
+                stdin,
+                stdout,
+            }),
+            Some(JobReport::NotStarted { message }) => {
+                Err(Failure::new(Exit::Refused, format!("the job was not started: {message}")).into())
+            }
+            None => Err(Failure::new(Exit::NucleusFault, format!("the job's process ended with {status}; nothing is charged")).into()),
+        }
+    }
+
+    fn wait(&self, child: &mut Child, link: &Link) -> anyhow::Result<Option<JobReport>> {
+        let Some(timeout) = self.timeout else {
+            return Ok(link.receive(&mut Vec::new())?.map(|(report, _)| report));
+        };
+        // The job's process keeps the time; if it fails to, it is ended from here.
+        let reader = link.try_clone()?;
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || drop(sender.send(reader.receive::<JobReport>(&mut Vec::new()))));
+        match receiver.recv_timeout(timeout + Duration::from_secs(5)) {
+            Ok(received) => Ok(received?.map(|(report, _)| report)),
+            Err(_) => {
+                child.kill()?;
+                Err(Failure::new(Exit::NucleusFault, "the job's process did not end in time; nothing is charged").into())
+            }
+        }
+    }
+
+    fn job(&self, fuel: Fuel) -> anyhow::Result<RunJob> {
+        let arguments = self.arguments;
+        let program = arguments.module.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut directories = Vec::new();
+        for (host, guest, read_only) in &arguments.dir {
+            directories.push((host.canonicalize()?, guest.clone(), *read_only));
+        }
+        Ok(RunJob {
+            artefact: self.compiled.artefact.clone(),
+            hash: self.compiled.hash.to_string(),
+            facts: ModuleFacts {
+                interface: String::new(),
+                has_json: false,
+                memory_pages: self.compiled.info.memory_pages,
+                data_bytes: self.compiled.info.data_bytes,
+            },
+            arguments: std::iter::once(program).chain(arguments.arguments.iter().cloned()).collect(),
+            environment: arguments.env.clone(),
+            directories,
+            fuel: fuel.0,
+            memory_bytes_max: u64::from(arguments.memory) << 20,
+            timeout_ms: self.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1)),
+        })
+    }
+
+    /// Pays, tells what it cost, and passes the job's exit code through.
+    fn conclude(&self, bank: &mut Bank, held: Held, ended: Ended, output: &Output) -> anyhow::Result<Exit> {
+        let charge = if ended.status == Status::HostFault { NanoAtp::ZERO } else { ended.fuel.at_base_price() };
+        let (payer, payee) = (bank.accounts.owner, bank.accounts.node());
+        let transfer = TransferId::derive("cell/job/v1", &[held.id.as_bytes()]);
+        let memo = format!("job {}", self.compiled.hash.short());
+        let payment = Payment { id: transfer, credit: payee, amount: charge, memo };
+        let payments = if charge > NanoAtp::ZERO { vec![payment] } else { Vec::new() };
+        bank.settle(held, payer, payments, NanoAtp::ZERO, NanoAtp::ZERO).context("pay for the job")?;
+        let exit = match ended.exit_code {
+            Some(code) => Exit::Job(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
+            None if ended.status == Status::Cancelled => Exit::Job(130),
+            None => Exit::of_status(ended.status),
+        };
+        let receipt = self.receipt(&ended, charge, (payer, payee), transfer);
+        if let Some(path) = &self.arguments.receipt {
+            let text = serde_json::to_string_pretty(&receipt)? + "\n";
+            fs::write(path, text).with_context(|| format!("write the receipt {}", path.display()))?;
+        }
+        if output.json() {
+            // Standard output is the job's; the bill goes where the people's line goes.
+            output.machine_note(&receipt);
+        }
+        let how = match ended.exit_code {
+            Some(code) => format!("exited with {code}"),
+            None => format!("{}: {}", ended.status.describe(), escape(&ended.message)),
+        };
+        output.note(&format!("{}; {how}", bill(ended.fuel)));
+        if ended.status == Status::OutOfFuel {
+            output.note("give it more with --budget, such as --budget 500");
+        }
+        Ok(exit)
+    }
+
+    fn receipt(&self, ended: &Ended, charge: NanoAtp, (payer, payee): (AccountId, AccountId), id: TransferId) -> Value {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let outcome = match ended.exit_code {
+            Some(code) => json!({ "status": "exited", "exit_code": code }),
+            None => json!({ "status": format!("{:?}", ended.status), "message": ended.message }),
+        };
+        json!({
+            "version": 1,
+            "cell_hash": self.compiled.hash.to_string(),
+            "engine_id": Sandbox::engine_id().to_string(),
+            "outcome": outcome,
+            "fuel": ended.fuel.0,
+            "charge_nano_atp": charge.0,
+            "dimensions": {
+                "fuel": { "amount": ended.fuel.0, "nano_atp_each": 1 },
+                "starts": { "amount": 1, "fuel_included": price::start(self.compiled.info.memory_pages, self.compiled.info.data_bytes) },
+                "stdin_bytes": { "amount": ended.stdin.0, "nano_atp_each": 0 },
+                "stdout_bytes": { "amount": ended.stdout.0, "nano_atp_each": 0 },
+                "memory_bytes_peak": { "amount": ended.memory_bytes_peak, "nano_atp_each": 0 },
+            },
+            "input_hash": self.input_hash(&ended.stdin.1),
+            "output_hash": ended.stdout.1,
+            "directories": self.arguments.dir.iter().map(|(_, guest, _)| guest).collect::<Vec<_>>(),
+            "payer": payer.to_string(),
+            "payee": payee.to_string(),
+            "transfer": id.to_string(),
+            "started_ms": millis(self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()),
+            "wall_ms": millis(self.started.elapsed().unwrap_or_default()),
+        })
+    }
+
+    /// BLAKE3 over everything the job was given but its directories: each argument after the
+    /// program's name, each variable, and the hash of what it read from standard input, each behind
+    /// its length as eight little-endian bytes.
+    fn input_hash(&self, stdin: &str) -> String {
+        let mut hasher = blake3::Hasher::new_derive_key("cell/job-input/v1");
+        let mut put = |part: &str| {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        };
+        self.arguments.arguments.iter().for_each(|argument| put(argument));
+        for (key, value) in &self.arguments.env {
+            put(key);
+            put(value);
+        }
+        put(stdin);
+        hasher.finalize().to_string()
+    }
+}
+
+/// Keeps Ctrl-C from ending this process for as long as the result lives.
+fn ignore_interrupts() -> anyhow::Result<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let mut interrupts = {
+        let _entered = runtime.enter();
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?
+    };
+    runtime.spawn(async move { while interrupts.recv().await.is_some() {} });
+    Ok(runtime)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_and_variables() {
+        assert_eq!(parse_directory("a::/b"), Ok(("a".into(), "/b".into(), false)));
+        assert_eq!(parse_directory("a::/b::ro"), Ok(("a".into(), "/b".into(), true)));
+        for bad in ["a", "a::", "::b", "a::b::rw", "a::b::ro::c"] {
+            assert!(parse_directory(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_variable("A=b=c"), Ok(("A".into(), "b=c".into())));
+        assert!(parse_variable("=b").is_err());
+        assert!(parse_variable("A").is_err());
+    }
+}

@@ -1,0 +1,130 @@
+//! The control socket: one JSON request a line, one JSON answer a line.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{self, Sender};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+use super::Event;
+use crate::home::Home;
+use crate::link::CellStats;
+
+/// Longest request, in bytes.
+const REQUEST_BYTES_MAX: u64 = 4096;
+/// Connections at once; one more is closed.
+const CONNECTIONS_MAX: usize = 64;
+/// How long a connection may be silent.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// How long an asker waits for an answer; a deployment may have to compile first.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(240);
+
+/// What can be asked.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Request {
+    /// Is anybody there?
+    Ping,
+    /// How do the cells fare?
+    Ps,
+    /// Wait until this cell is live with this code, refused, or, without a hash, gone.
+    Await { cell: String, hash: Option<String> },
+    /// End.
+    Down,
+}
+
+/// What is answered.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Answer {
+    Done,
+    Cells(Vec<CellRow>),
+    /// The cell could not be deployed, or the request was wrong.
+    Failed(String),
+}
+
+/// One line of `cell ps`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct CellRow {
+    pub(crate) cell: String,
+    /// `live`, `loading`, `failed` or `stopped`.
+    pub(crate) state: String,
+    pub(crate) hash: Option<String>,
+    /// Why it failed.
+    pub(crate) reason: Option<String>,
+    pub(crate) stats: CellStats,
+}
+
+/// Serves the socket on threads of its own.
+pub(super) fn serve(listener: UnixListener, events: Sender<Event>) -> anyhow::Result<()> {
+    let open = Arc::new(AtomicUsize::new(0));
+    thread::Builder::new().name("control".into()).spawn(move || {
+        for stream in listener.incoming().flatten() {
+            if open.fetch_add(1, Relaxed) >= CONNECTIONS_MAX {
+                open.fetch_sub(1, Relaxed);
+                continue;
+            }
+            let (events, open) = (events.clone(), Arc::clone(&open));
+            let spawned = thread::Builder::new().name("asker".into()).spawn(move || {
+                // An asker who sends garbage or hangs up ends only this thread.
+                let _ = converse(&stream, &events);
+                open.fetch_sub(1, Relaxed);
+            });
+            if spawned.is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn converse(stream: &UnixStream, events: &Sender<Event>) -> anyhow::Result<()> {
+    stream.set_read_timeout(Some(SILENCE_MAX))?;
+    stream.set_write_timeout(Some(SILENCE_MAX))?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut line = String::new();
+        if reader.by_ref().take(REQUEST_BYTES_MAX).read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        let answer = match serde_json::from_str::<Request>(&line) {
+            Ok(request) => {
+                let (sender, receiver) = mpsc::channel();
+                events.send(Event::Control(request, sender))?;
+                receiver
+                    .recv_timeout(ANSWER_TIME_MAX)
+                    .unwrap_or_else(|_| Answer::Failed("the nucleus did not answer in time".into()))
+            }
+            Err(error) => Answer::Failed(format!("not a request: {error}")),
+        };
+        let mut answer = serde_json::to_vec(&answer)?;
+        answer.push(b'\n');
+        (&*stream).write_all(&answer)?;
+    }
+}
+
+/// Asks the nucleus of a home; `None` if none is running.
+pub(crate) fn ask(home: &Home, request: &Request) -> anyhow::Result<Option<Answer>> {
+    use std::io::ErrorKind;
+    let path = home.socket();
+    let stream = match UnixStream::connect(&path) {
+        Ok(stream) => stream,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("connect to {}", path.display())),
+    };
+    stream.set_read_timeout(Some(ANSWER_TIME_MAX))?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    (&stream).write_all(&line)?;
+    let mut answer = String::new();
+    BufReader::new(&stream).read_line(&mut answer)?;
+    if answer.is_empty() {
+        anyhow::bail!("the nucleus closed the connection; see {}", home.log().display());
+    }
+    Ok(Some(serde_json::from_str(&answer)?))
+}
