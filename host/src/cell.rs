@@ -121,9 +121,9 @@ impl Cell {
     /// Takes an idle instance, starts one, or waits for one, in this order.
     ///
     /// Refused: `Busy` when too many wait already or no slot is free, `Trapped` when the cell does
-    /// not start; with a message for people.
+    /// not start; with what the status alone does not say.
     pub async fn checkout(self: &Arc<Self>) -> Result<Lease, (Status, Vec<u8>)> {
-        let refuse = |status: Status| (status, status.describe().as_bytes().to_vec());
+        let refuse = |status: Status| (status, Vec::new());
         let permit = if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             permit
         } else {

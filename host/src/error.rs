@@ -68,10 +68,12 @@ pub(crate) fn classify(error: &wasmtime::Error) -> (Status, String) {
             Stop::Exited(_) => Status::Exited,
             Stop::HostFault => Status::HostFault,
         };
-        return (status, stop.to_string());
+        // For a limit or a stop the status says it all.
+        let message = if let Stop::Exited(code) = stop { format!("with code {code}") } else { String::new() };
+        return (status, message);
     }
     match error.downcast_ref::<wasmtime::Trap>() {
-        Some(wasmtime::Trap::OutOfFuel) => (Status::OutOfFuel, Stop::OutOfFuel.to_string()),
+        Some(wasmtime::Trap::OutOfFuel) => (Status::OutOfFuel, String::new()),
         Some(trap) => (Status::Trapped, format!("{trap}{}", place(error))),
         None => (Status::Trapped, format!("{error:#}")),
     }

@@ -48,7 +48,8 @@ pub struct Outcome {
     pub fuel: Fuel,
     /// What other cells burned of it.
     pub callees: Vec<(Arc<Cell>, Fuel)>,
-    /// The payload of a reply whose status is not `Ok`: an encoded reject, or a message.
+    /// The payload of a reply whose status is not `Ok`: an encoded reject, or what the status alone
+    /// does not say.
     pub message: Vec<u8>,
     /// Where in the instance's memory an `Ok` reply lies.
     reply: (usize, usize),
@@ -103,7 +104,7 @@ impl Lease {
                     self.mailbox = range;
                     Ok(())
                 }
-                _ => Err(self.settle(Status::TooLarge, Status::TooLarge.describe().into())),
+                _ => Err(self.settle(Status::TooLarge, Vec::new())),
             },
             Err(error) => Err(self.settle_error(&error)),
         }
@@ -124,7 +125,7 @@ impl Lease {
         };
         let function = if json { instance.receive_json.clone() } else { Some(instance.receive.clone()) };
         let Some(function) = function else {
-            return self.settle(Status::NoJson, Status::NoJson.describe().into());
+            return self.settle(Status::NoJson, Vec::new());
         };
         let address = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
         let arguments = (u32::from(receptor), address(start), address(end - start));
@@ -136,7 +137,7 @@ impl Lease {
 
     /// Ends a begun call whose request will not come; what the guest burned for its mailbox is due.
     pub fn abandon(&mut self) -> Outcome {
-        self.settle(Status::Cancelled, Status::Cancelled.describe().into())
+        self.settle(Status::Cancelled, Vec::new())
     }
 
     /// The bytes of an `Ok` reply, in the instance's memory.
@@ -153,8 +154,9 @@ impl Lease {
         let reject = instance.store.data_mut().call.reject.take();
         match (answer, reject) {
             (BAD_REQUEST, reject) => {
-                let message = reject.map_or_else(|| Status::BadRequest.describe().into(), |r| r.message);
-                self.settle(Status::BadRequest, message.into_bytes())
+                // The SDK's JSON adapter says what is wrong with the text by way of a reject.
+                let message = reject.map_or_else(Vec::new, |reject| reject.message.into_bytes());
+                self.settle(Status::BadRequest, message)
             }
             (_, Some(reject)) => self.settle(Status::Rejected, reject.encode()),
             (answer, None) => {
@@ -164,14 +166,14 @@ impl Lease {
                     _ => None,
                 };
                 let Some(range) = range else {
-                    return self.settle(Status::BadReply, Status::BadReply.describe().into());
+                    return self.settle(Status::BadReply, Vec::new());
                 };
                 // Wasm checks its fuel at loops and calls only, so the last steps may have passed the limit.
                 if instance.burned(self.limit) > self.limit {
                     return self.settle(Status::OutOfFuel, Vec::new());
                 }
                 if instance.commit().is_err() {
-                    return self.settle(Status::HostFault, Status::HostFault.describe().into());
+                    return self.settle(Status::HostFault, Vec::new());
                 }
                 let mut outcome = self.settle(Status::Ok, Vec::new());
                 outcome.reply = range;
@@ -201,9 +203,8 @@ impl Lease {
             return Outcome { callees: Vec::new(), ..Outcome::failed(status, "the nucleus failed") };
         }
         if burned > self.limit || status == Status::OutOfFuel {
-            let message = Status::OutOfFuel.describe().into();
             let fuel = Fuel(self.limit);
-            return Outcome { status: Status::OutOfFuel, fuel, callees, message, reply: (0, 0) };
+            return Outcome { status: Status::OutOfFuel, fuel, callees, message: Vec::new(), reply: (0, 0) };
         }
         self.clean = matches!(status, Status::Ok | Status::Rejected | Status::BadRequest) && !grown;
         let refused = matches!(status, Status::TooLarge | Status::NoJson);

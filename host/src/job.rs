@@ -151,8 +151,7 @@ fn outcome(store: &Store<Guest>, result: wasmtime::Result<()>, start: u64, fuel:
     };
     let out_of_fuel = matches!(end, JobEnd::Stopped { status: Status::OutOfFuel, .. });
     let (end, burned) = if burned > fuel || out_of_fuel {
-        let message = Status::OutOfFuel.describe().to_owned();
-        (JobEnd::Stopped { status: Status::OutOfFuel, message }, fuel)
+        (JobEnd::Stopped { status: Status::OutOfFuel, message: String::new() }, fuel)
     } else {
         (end, burned)
     };

@@ -9,7 +9,6 @@ use cell_host::gate;
 use clap::Args;
 use serde_json::json;
 
-use super::daemon::not_up;
 use super::{Exit, Failure, Global, Output};
 use crate::daemon::cells::read_wasm;
 use crate::daemon::control::{Answer, Request, ask};
@@ -103,14 +102,6 @@ pub(crate) fn put(home: &Home, source: &Path, output: &Output) -> anyhow::Result
     }
     let receptors = info.interface.receptors().iter().map(|r| r.name.to_string()).collect();
     Ok(Deployed { manifest, hash, receptors, live: answer.is_some() })
-}
-
-/// A nucleus must run for what follows.
-pub(crate) fn require_up(home: &Home) -> anyhow::Result<()> {
-    match ask(home, &Request::Ping)? {
-        Some(_) => Ok(()),
-        None => Err(not_up(home)),
-    }
 }
 
 fn deployable(directory: &Path) -> anyhow::Result<PathBuf> {

@@ -25,6 +25,11 @@ impl Output {
         self.json
     }
 
+    /// Whether only results and errors are wanted.
+    pub(crate) const fn quiet(&self) -> bool {
+        self.quiet || self.json
+    }
+
     /// Prints a result: the value as one line of JSON, or the text for people.
     pub(crate) fn result(&self, value: &impl Serialize, text: &str) {
         let line = if self.json { serde_json::to_string(value).unwrap_or_default() } else { text.to_owned() };

@@ -234,6 +234,7 @@ impl Run<'_> {
         }
         let how = match ended.exit_code {
             Some(code) => format!("exited with {code}"),
+            None if ended.message.is_empty() => ended.status.describe().to_owned(),
             None => format!("{}: {}", ended.status.describe(), escape(&ended.message)),
         };
         output.note(&format!("{}; {how}", bill(ended.fuel)));
@@ -247,7 +248,7 @@ impl Run<'_> {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let outcome = match ended.exit_code {
             Some(code) => json!({ "status": "exited", "exit_code": code }),
-            None => json!({ "status": format!("{:?}", ended.status), "message": ended.message }),
+            None => json!({ "status": ended.status.describe(), "code": ended.status.code(), "message": ended.message }),
         };
         json!({
             "version": 1,

@@ -24,7 +24,10 @@ pub(super) struct Watch {
 /// Starts watching the directory and each cell in it, but not the cells' own data and logs.
 pub(super) fn start(cells: &Path, events: Sender<Event>) -> anyhow::Result<Watch> {
     let (changes, changed) = mpsc::channel();
-    let mut watcher = notify::recommended_watcher(move |_| drop(changes.send(())))?;
+    let mut watcher = notify::recommended_watcher(move |_| {
+        // The receiver is gone when the nucleus ends.
+        let _ = changes.send(());
+    })?;
     watcher.watch(cells, RecursiveMode::NonRecursive)?;
     let (stop, stopped) = mpsc::channel();
     let cells = cells.to_owned();

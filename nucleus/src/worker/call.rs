@@ -73,7 +73,7 @@ impl Call {
     pub(super) async fn begin(self, request_bytes: u32) -> Result<Begun, Ended> {
         let limit = self.header.fuel;
         let reservation = match until_stopped(&self.stop, self.purse.reserve(limit)).await {
-            Err(status) => return Err(self.refuse(status, status.describe().into())),
+            Err(status) => return Err(self.refuse(status, Vec::new())),
             Ok(Ok(reservation)) => reservation,
             Ok(Err(free)) => {
                 let message = format!(
@@ -87,7 +87,7 @@ impl Call {
         let mut lease = match until_stopped(&self.stop, self.serving.cell.checkout()).await {
             Ok(Ok(lease)) => lease,
             Ok(Err((status, message))) => return Err(self.refuse(status, message)),
-            Err(status) => return Err(self.refuse(status, status.describe().into())),
+            Err(status) => return Err(self.refuse(status, Vec::new())),
         };
         let spec = CallSpec::new(self.payer, limit, self.deadline, self.stop.clone());
         match lease.begin(spec, request_bytes).await {

@@ -170,8 +170,8 @@ impl Entry {
         self.fuel.fetch_add(fuel, Relaxed);
         if !matches!(status, Status::Ok | Status::Rejected) {
             self.failed.fetch_add(1, Relaxed);
-            let message = String::from_utf8_lossy(message);
-            *lock(&self.last_error) = Some(format!("{}: {message}", status.describe()));
+            let colon = if message.is_empty() { "" } else { ": " };
+            *lock(&self.last_error) = Some(format!("{}{colon}{}", status.describe(), String::from_utf8_lossy(message)));
         }
     }
 

@@ -379,11 +379,11 @@ impl Connection {
     }
 
     fn try_open(&mut self, asked: &Header, open: &Open) -> Result<Ended, (Status, Vec<u8>)> {
-        let describe = |status: Status| (status, status.describe().as_bytes().to_vec());
+        let refuse = |status: Status| (status, Vec::new());
         if open.cell != self.entry.name {
-            return Err(describe(Status::UnknownCell));
+            return Err(refuse(Status::UnknownCell));
         }
-        let serving = self.entry.serving().ok_or_else(|| describe(Status::Gone))?;
+        let serving = self.entry.serving().ok_or_else(|| refuse(Status::Gone))?;
         let interface = serving.cell.interface();
         let Some((number, receptor)) = interface.find(open.receptor.as_str()) else {
             let known: Vec<_> = interface.receptors().iter().map(|r| r.name.as_str()).collect();
@@ -405,7 +405,7 @@ impl Connection {
 
     /// Checks a call's header against its slot and the code that serves now.
     fn call(&mut self, header: Header) -> Result<Call, Ended> {
-        let refuse = |status: Status| refusal(&header, status, status.describe().as_bytes().to_vec());
+        let refuse = |status: Status| refusal(&header, status, Vec::new());
         let slot = usize::try_from(header.slot).ok().and_then(|at| self.slots.get(at));
         let slot = slot.filter(|slot| slot.receptor == header.receptor).ok_or_else(|| refuse(Status::BadSlot))?;
         let serving = self.entry.serving().ok_or_else(|| refuse(Status::Gone))?;
