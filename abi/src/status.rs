@@ -95,7 +95,7 @@ statuses! {
     /// The guest called `proc_exit`; its instance is gone.
     Exited = 18, Guest, "the cell exited";
     /// The call burned all the fuel it was given.
-    OutOfFuel = 19, Guest, "the call burned all the fuel it was given";
+    OutOfFuel = 19, Guest, "out of fuel: it burned all it was given";
     /// The guest asked for more memory or host resources than its limits allow, and died of it.
     OverLimit = 20, Guest, "the cell went over one of its limits";
     /// The guest's answer does not lie in its memory or is too large.
@@ -106,7 +106,7 @@ statuses! {
     /// Too many calls are waiting; try again.
     Busy = 33, Policy, "too many calls are waiting";
     /// The call took longer than its wall-clock limit.
-    TimedOut = 34, Policy, "the call took longer than its time limit";
+    TimedOut = 34, Policy, "out of time: it took longer than its limit";
     /// The caller cancelled the call.
     Cancelled = 35, Policy, "the caller cancelled the call";
     /// The cell was removed, or replaced by one with other types.

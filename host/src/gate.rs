@@ -114,6 +114,9 @@ struct Found {
 /// Reads the module's sections and checks them against the limits of this module.
 pub fn inspect(wasm: &[u8]) -> Result<ModuleInfo, GateError> {
     at_most("bytes", wasm.len() as u64, MODULE_BYTES_MAX as u64)?;
+    if !wasm.starts_with(b"\0asm") {
+        return Err(GateError::NotWasm("it does not start with the bytes \\0asm".into()));
+    }
     let mut found = Found::default();
     for payload in Parser::new(0).parse_all(wasm) {
         look_at(payload.map_err(not_wasm)?, &mut found)?;
