@@ -31,7 +31,8 @@ const FOLDERS: &[&str] = &[
 const LEFT_OUT: &[&str] = &["snapshots", "target", "tests", "tests.rs"];
 
 fn main() -> io::Result<()> {
-    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or(io::ErrorKind::NotFound)?).join("..");
+    let root =
+        PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or(io::ErrorKind::NotFound)?).join("..");
     let root = root.canonicalize()?;
     let mut paths: Vec<String> = FILES.iter().map(|&file| file.to_owned()).collect();
     for folder in FOLDERS {

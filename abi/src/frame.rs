@@ -103,9 +103,9 @@ pub enum Kind {
     Reply = 4,
     /// Client: stop a call; its reply says `Cancelled` unless it was faster.
     Cancel = 5,
-    /// Either side: answer with a pong of the same request id.
+    /// Client: answer with a pong of the same request id.
     Ping = 6,
-    /// The answer to a ping.
+    /// Server: the answer to a ping.
     Pong = 7,
     /// Payment for remote calls; not used on local sockets.
     Voucher = 8,
@@ -220,10 +220,38 @@ impl Header {
     /// Reads a header and checks its kind, its flags and the length it claims.
     pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Self, FrameError> {
         let [
-            p0, p1, p2, p3, kind, flags, c0, c1, //
-            i0, i1, i2, i3, i4, i5, i6, i7, //
-            s0, s1, s2, s3, t0, t1, t2, t3, //
-            f0, f1, f2, f3, f4, f5, f6, f7,
+            p0,
+            p1,
+            p2,
+            p3,
+            kind,
+            flags,
+            c0,
+            c1, //
+            i0,
+            i1,
+            i2,
+            i3,
+            i4,
+            i5,
+            i6,
+            i7, //
+            s0,
+            s1,
+            s2,
+            s3,
+            t0,
+            t1,
+            t2,
+            t3, //
+            f0,
+            f1,
+            f2,
+            f3,
+            f4,
+            f5,
+            f6,
+            f7,
         ] = *bytes;
         let kind = Kind::from_byte(kind).ok_or(FrameError::UnknownKind(kind))?;
         if flags & !Flags::JSON.0 != 0 {

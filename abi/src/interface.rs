@@ -17,7 +17,9 @@ const FINGERPRINT_DOMAIN: &str = "cell/interface/v1\n";
 #[non_exhaustive]
 pub enum InterfaceError {
     /// The section is longer than [`INTERFACE_BYTES_MAX`].
-    #[error("the cell:interface section has {found} bytes; at most {INTERFACE_BYTES_MAX} are allowed")]
+    #[error(
+        "the cell:interface section has {found} bytes; at most {INTERFACE_BYTES_MAX} are allowed"
+    )]
     TooLong {
         /// Bytes of the section.
         found: usize,
@@ -101,7 +103,8 @@ impl Interface {
 
     /// The number and the interface of the receptor with this name.
     pub fn find(&self, name: &str) -> Option<(u16, &ReceptorInterface)> {
-        let at = self.receptors.binary_search_by(|receptor| receptor.name.as_str().cmp(name)).ok()?;
+        let at =
+            self.receptors.binary_search_by(|receptor| receptor.name.as_str().cmp(name)).ok()?;
         // At most RECEPTORS_MAX = 256 receptors.
         Some((u16::try_from(at).ok()?, self.receptors.get(at)?))
     }
@@ -139,7 +142,10 @@ mod tests {
     #[test]
     fn sections() {
         check(b"", Ok(&[]));
-        check(b"receptor b(u8) -> u8\n\nreceptor a(A) -> A\nstruct A { x: u8 }\n\n", Ok(&["a", "b"]));
+        check(
+            b"receptor b(u8) -> u8\n\nreceptor a(A) -> A\nstruct A { x: u8 }\n\n",
+            Ok(&["a", "b"]),
+        );
         check(b"receptor a(u8) -> u8", Ok(&["a"]));
         check(b"struct A {}\n\n", Err(InterfaceError::BadBlock { block: 1 }));
         check(b"receptor A(u8)\n\n", Err(InterfaceError::BadBlock { block: 1 }));
@@ -151,14 +157,19 @@ mod tests {
         );
         let long = alloc::vec![b'a'; INTERFACE_BYTES_MAX + 1];
         check(&long, Err(InterfaceError::TooLong { found: long.len() }));
-        let many: String = (0..=RECEPTORS_MAX).map(|n| alloc::format!("receptor r{n}(u8) -> u8\n\n")).collect();
+        let many: String =
+            (0..=RECEPTORS_MAX).map(|n| alloc::format!("receptor r{n}(u8) -> u8\n\n")).collect();
         check(many.as_bytes(), Err(InterfaceError::TooMany { found: RECEPTORS_MAX + 1 }));
     }
 
     /// A renamed field must change the fingerprint: the ancestor compared type names only.
     #[test]
     fn fingerprint_covers_fields() {
-        let of = |field: &str| Fingerprint::of_schema(&alloc::format!("receptor a(A) -> u8\nstruct A {{ {field}: u8 }}\n"));
+        let of = |field: &str| {
+            Fingerprint::of_schema(&alloc::format!(
+                "receptor a(A) -> u8\nstruct A {{ {field}: u8 }}\n"
+            ))
+        };
         assert_ne!(of("x"), of("y"));
         let section = b"receptor a(A) -> u8\nstruct A { x: u8 }\n\n";
         let interface = Interface::parse(section).unwrap();

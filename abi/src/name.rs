@@ -34,11 +34,7 @@ fn check(name: &str, dashes: bool) -> Result<(), NameError> {
     let goes_on = name
         .bytes()
         .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_') || (dashes && b == b'-'));
-    if starts && goes_on {
-        Ok(())
-    } else {
-        Err(NameError::BadCharacter { dashes })
-    }
+    if starts && goes_on { Ok(()) } else { Err(NameError::BadCharacter { dashes }) }
 }
 
 macro_rules! name {

@@ -23,7 +23,8 @@ pub struct Open {
 impl Open {
     /// The bytes on the wire.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(34 + self.cell.as_str().len() + self.receptor.as_str().len());
+        let mut bytes =
+            Vec::with_capacity(34 + self.cell.as_str().len() + self.receptor.as_str().len());
         bytes.extend_from_slice(self.fingerprint.as_bytes());
         for name in [self.cell.as_str(), self.receptor.as_str()] {
             // A parsed name has at most NAME_BYTES_MAX = 64 bytes.

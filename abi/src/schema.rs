@@ -88,7 +88,10 @@ impl Text {
     }
 
     /// The text's bytes as an array of exactly its length, for a static in a custom section.
-    #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which reports a bad index")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "evaluated by the compiler, which reports a bad index"
+    )]
     pub const fn to_array<const N: usize>(&self) -> [u8; N] {
         let mut array = [0; N];
         let mut at = 0;
@@ -99,7 +102,10 @@ impl Text {
         array
     }
 
-    #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which reports a bad index")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "evaluated by the compiler, which reports a bad index"
+    )]
     const fn push_range(mut self, bytes: &[u8], start: usize, end: usize) -> Self {
         assert!(
             self.len + (end - start) <= SCHEMA_BYTES_MAX,
@@ -114,7 +120,10 @@ impl Text {
         self
     }
 
-    #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which reports a bad index")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "evaluated by the compiler, which reports a bad index"
+    )]
     const fn holds_line(&self, bytes: &[u8], start: usize, end: usize) -> bool {
         let mut line = 0;
         while line < self.len {
@@ -167,15 +176,19 @@ pub trait Signal {
 pub trait Message:
     Signal
     + Sized
-    + Archive<Archived: for<'a> CheckBytes<HighValidator<'a, Error>> + Deserialize<Self, HighDeserializer<Error>>>
-    + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, Error>>
+    + Archive<
+        Archived: for<'a> CheckBytes<HighValidator<'a, Error>>
+                      + Deserialize<Self, HighDeserializer<Error>>,
+    > + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, Error>>
 {
 }
 
 impl<T> Message for T where
     T: Signal
-        + Archive<Archived: for<'a> CheckBytes<HighValidator<'a, Error>> + Deserialize<T, HighDeserializer<Error>>>
-        + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, Error>>
+        + Archive<
+            Archived: for<'a> CheckBytes<HighValidator<'a, Error>>
+                          + Deserialize<T, HighDeserializer<Error>>,
+        > + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, Error>>
 {
 }
 

@@ -90,7 +90,8 @@ impl NanoAtp {
             return Err(AmountError::TooFine);
         }
         let whole = digits(whole)?;
-        let mut nano = if decimals.is_empty() && !text.ends_with('.') { 0 } else { digits(decimals)? };
+        let mut nano =
+            if decimals.is_empty() && !text.ends_with('.') { 0 } else { digits(decimals)? };
         for _ in decimals.len()..9 {
             nano *= 10;
         }

@@ -1,2 +1,23 @@
-//! benches
-fn main() {}
+//! The benchmark of Cell: every figure next to a floor measured in the same run.
+//!
+//! It starts its own nucleus in a temporary home and removes it again. It tunes nothing: a work
+//! that misses its target is reported as missed, and one wrong reply fails the whole run.
+
+mod bare;
+mod cli;
+mod floor;
+mod measure;
+mod nucleus;
+mod ours;
+mod payload;
+mod placement;
+mod process;
+mod report;
+mod row;
+mod socket;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -30,7 +30,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let info = gate::inspect(&wasm)?;
     let sandbox = Arc::new(Sandbox::new(Allocation::OnDemand)?);
     let module = sandbox.compile_and_load(&wasm, info)?;
-    let cell = Cell::new(&sandbox, CellName::parse("echo")?, module, CellOptions::default(), Arc::new(NoServices))?;
+    let cell = Cell::new(
+        &sandbox,
+        CellName::parse("echo")?,
+        module,
+        CellOptions::default(),
+        Arc::new(NoServices),
+    )?;
 
     for limit in [10_000, 100] {
         let deadline = Instant::now() + Duration::from_secs(1);
@@ -47,7 +53,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
             Err(outcome) => outcome,
         };
         match outcome.status {
-            Status::Ok => println!("{} for {} fuel", String::from_utf8_lossy(lease.reply(&outcome)), outcome.fuel),
+            Status::Ok => println!(
+                "{} for {} fuel",
+                String::from_utf8_lossy(lease.reply(&outcome)),
+                outcome.fuel
+            ),
             status => println!("{} and {} fuel are due", status.describe(), outcome.fuel),
         }
     }

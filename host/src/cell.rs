@@ -66,6 +66,10 @@ pub struct Cell {
     sandbox: Arc<Sandbox>,
     services: Arc<dyn Services>,
     linked: InstancePre<Guest>,
+    #[expect(
+        clippy::vec_box,
+        reason = "an instance moves between here and its lease as a pointer"
+    )]
     idle: Mutex<Vec<Box<Instance>>>,
     /// One permit for each instance that may exist.
     permits: Arc<Semaphore>,
@@ -77,7 +81,10 @@ pub struct Cell {
 
 impl std::fmt::Debug for Cell {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cell").field("name", &self.name).field("hash", &self.module.hash).finish_non_exhaustive()
+        f.debug_struct("Cell")
+            .field("name", &self.name)
+            .field("hash", &self.module.hash)
+            .finish_non_exhaustive()
     }
 }
 
@@ -147,7 +154,9 @@ impl Cell {
         let now = Instant::now();
         let mut instances = self.idle_instances();
         let before = instances.len();
-        let stopped: Vec<_> = instances.extract_if(.., |i| now.saturating_duration_since(i.idle_since) >= idle).collect();
+        let stopped: Vec<_> = instances
+            .extract_if(.., |i| now.saturating_duration_since(i.idle_since) >= idle)
+            .collect();
         let after = instances.len();
         drop(instances);
         drop(stopped);
@@ -230,6 +239,7 @@ impl Cell {
         }
     }
 
+    #[expect(clippy::vec_box, reason = "see the field")]
     fn idle_instances(&self) -> std::sync::MutexGuard<'_, Vec<Box<Instance>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }

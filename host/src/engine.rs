@@ -78,7 +78,8 @@ impl Sandbox {
     ///
     /// Fails if the address space for the pool cannot be reserved.
     pub fn new(allocation: Allocation) -> Result<Self, LoadError> {
-        let engine = Engine::new(&config(allocation)).map_err(|e| LoadError::Link(format!("{e:#}")))?;
+        let engine =
+            Engine::new(&config(allocation)).map_err(|e| LoadError::Link(format!("{e:#}")))?;
         let mut job_linker = Linker::new(&engine);
         wasi::add_to_linker(&mut job_linker).map_err(|e| LoadError::Link(format!("{e:#}")))?;
         let mut cell_linker = Linker::new(&engine);
@@ -98,8 +99,16 @@ impl Sandbox {
     ///
     /// The file is native code and is trusted: it must come from [`compile`](Self::compile) and
     /// must have been kept where nobody else can write; [`ArtefactCache`](crate::ArtefactCache) does both.
-    #[allow(unsafe_code, reason = "deserialising native code is unsafe by contract; there is no safe way")]
-    pub fn load(&self, artefact: &Path, info: ModuleInfo, hash: CellHash) -> Result<Module, LoadError> {
+    #[allow(
+        unsafe_code,
+        reason = "deserialising native code is unsafe by contract; there is no safe way"
+    )]
+    pub fn load(
+        &self,
+        artefact: &Path,
+        info: ModuleInfo,
+        hash: CellHash,
+    ) -> Result<Module, LoadError> {
         // SAFETY: the caller vouches that the file is an artefact of `compile`, unchanged since.
         let compiled = unsafe { wasmtime::Module::deserialize_file(&self.engine, artefact) }
             .map_err(|e| LoadError::Artefact(format!("{e:#}")))?;

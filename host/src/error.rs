@@ -69,7 +69,8 @@ pub(crate) fn classify(error: &wasmtime::Error) -> (Status, String) {
             Stop::HostFault => Status::HostFault,
         };
         // For a limit or a stop the status says it all.
-        let message = if let Stop::Exited(code) = stop { format!("with code {code}") } else { String::new() };
+        let message =
+            if let Stop::Exited(code) = stop { format!("with code {code}") } else { String::new() };
         return (status, message);
     }
     match error.downcast_ref::<wasmtime::Trap>() {

@@ -41,7 +41,9 @@ pub enum GateError {
         max: u64,
     },
     /// An import that no host of ours offers.
-    #[error("the module imports `{module}` `{name}`, which is not offered: a cell may import WASI preview 1 and cell_v1, a job WASI preview 1")]
+    #[error(
+        "the module imports `{module}` `{name}`, which is not offered: a cell may import WASI preview 1 and cell_v1, a job WASI preview 1"
+    )]
     UnknownImport {
         /// The import's module.
         module: String,
@@ -55,13 +57,17 @@ pub enum GateError {
     #[error("the module exports no memory named `memory`")]
     NoMemory,
     /// Neither a cell nor a command.
-    #[error("the module is neither a cell (exports `cell_mailbox` and `cell_receive`) nor a command (exports `_start`)")]
+    #[error(
+        "the module is neither a cell (exports `cell_mailbox` and `cell_receive`) nor a command (exports `_start`)"
+    )]
     NeitherCellNorCommand,
     /// The interface section is malformed.
     #[error(transparent)]
     Interface(#[from] InterfaceError),
     /// A cell without receptors answers nothing.
-    #[error("the module has no cell:interface section; build it with cell_guest, or see docs/GUEST-ABI.md")]
+    #[error(
+        "the module has no cell:interface section; build it with cell_guest, or see docs/GUEST-ABI.md"
+    )]
     NoReceptors,
 }
 
@@ -92,7 +98,12 @@ pub struct ModuleInfo {
 
 impl ModuleInfo {
     /// The findings for a cell that was inspected elsewhere, so that its wasm need not be at hand.
-    pub const fn of_cell(interface: Interface, has_json: bool, memory_pages: u64, data_bytes: u64) -> Self {
+    pub const fn of_cell(
+        interface: Interface,
+        has_json: bool,
+        memory_pages: u64,
+        data_bytes: u64,
+    ) -> Self {
         Self { kind: ModuleKind::Cell, interface, has_json, memory_pages, data_bytes }
     }
 
@@ -147,7 +158,9 @@ pub fn inspect(wasm: &[u8]) -> Result<ModuleInfo, GateError> {
 
 fn look_at(payload: Payload<'_>, found: &mut Found) -> Result<(), GateError> {
     match payload {
-        Payload::Version { encoding: wasmparser::Encoding::Component, .. } => return Err(GateError::Component),
+        Payload::Version { encoding: wasmparser::Encoding::Component, .. } => {
+            return Err(GateError::Component);
+        }
         Payload::ImportSection(imports) => {
             at_most("imports", imports.count().into(), IMPORTS_MAX.into())?;
             for import in imports.into_imports() {
@@ -155,7 +168,9 @@ fn look_at(payload: Payload<'_>, found: &mut Found) -> Result<(), GateError> {
                 check_import(import.module, import.name, import.ty)?;
             }
         }
-        Payload::FunctionSection(functions) => at_most("functions", functions.count().into(), FUNCTIONS_MAX.into())?,
+        Payload::FunctionSection(functions) => {
+            at_most("functions", functions.count().into(), FUNCTIONS_MAX.into())?
+        }
         Payload::TableSection(tables) => at_most("tables", tables.count().into(), 1)?,
         Payload::MemorySection(memories) => {
             at_most("memories", memories.count().into(), 1)?;
@@ -163,7 +178,9 @@ fn look_at(payload: Payload<'_>, found: &mut Found) -> Result<(), GateError> {
                 found.memory_pages = memory.map_err(not_wasm)?.initial;
             }
         }
-        Payload::GlobalSection(globals) => at_most("globals", globals.count().into(), GLOBALS_MAX.into())?,
+        Payload::GlobalSection(globals) => {
+            at_most("globals", globals.count().into(), GLOBALS_MAX.into())?
+        }
         Payload::ExportSection(exports) => {
             for export in exports {
                 let export = export.map_err(not_wasm)?;
@@ -173,7 +190,9 @@ fn look_at(payload: Payload<'_>, found: &mut Found) -> Result<(), GateError> {
             }
         }
         Payload::StartSection { .. } => return Err(GateError::StartSection),
-        Payload::ElementSection(segments) => at_most("element segments", segments.count().into(), SEGMENTS_MAX.into())?,
+        Payload::ElementSection(segments) => {
+            at_most("element segments", segments.count().into(), SEGMENTS_MAX.into())?
+        }
         Payload::DataSection(segments) => {
             at_most("data segments", segments.count().into(), SEGMENTS_MAX.into())?;
             for segment in segments {

@@ -86,7 +86,12 @@ fn cell_wasi(cell: Option<&Arc<Cell>>, limits: &Limits) -> WasiP1Ctx {
 
 /// Memory and tables are one account each, however many the module declares.
 impl ResourceLimiter for Guest {
-    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let total = self.memory_bytes - current.min(self.memory_bytes) + desired;
         if total > self.limits.memory_bytes_max {
             return Ok(false);
@@ -105,7 +110,12 @@ impl ResourceLimiter for Guest {
         Ok(true)
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let total = self.table_elements - current.min(self.table_elements) + desired;
         if total > self.limits.table_elements_max {
             return Ok(false);

@@ -8,7 +8,9 @@ use wasmtime::{Caller, Linker};
 use crate::error::Stop;
 use crate::guest::{Guest, Link};
 use crate::instance::CallSpec;
-use crate::limits::{CALL_DEPTH_MAX, LOG_LINE_BYTES_MAX, STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX};
+use crate::limits::{
+    CALL_DEPTH_MAX, LOG_LINE_BYTES_MAX, STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX,
+};
 use crate::meter::{charge, deduct, wait};
 use crate::price::{BYTE, CELL_CALL, HOST_CALL, LOG_BYTE, STATE_READ, STATE_WRITE};
 use crate::services::LogLevel;
@@ -19,13 +21,24 @@ const MODULE: &str = "cell_v1";
 
 /// Names of every function of the module: what the gate lets a cell import.
 pub(crate) const FUNCTIONS: &[&str] = &[
-    "call", "call_reply", "context", "fuel_left", "kv_delete", "kv_get", "kv_set", "kv_value", "log", "reject",
+    "call",
+    "call_reply",
+    "context",
+    "fuel_left",
+    "kv_delete",
+    "kv_get",
+    "kv_set",
+    "kv_value",
+    "log",
+    "reject",
 ];
 
 type Guests<'a> = Caller<'a, Guest>;
 
 pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
-    linker.func_wrap_async(MODULE, "context", |caller: Guests<'_>, (out,): (u32,)| Box::new(context(caller, out)))?;
+    linker.func_wrap_async(MODULE, "context", |caller: Guests<'_>, (out,): (u32,)| {
+        Box::new(context(caller, out))
+    })?;
     linker.func_wrap_async(MODULE, "fuel_left", |mut caller: Guests<'_>, (): ()| {
         Box::new(async move {
             charge(&mut caller, HOST_CALL).await?;
@@ -33,25 +46,38 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
             Ok(caller.get_fuel()?.saturating_sub(1))
         })
     })?;
-    linker.func_wrap_async(MODULE, "log", |caller: Guests<'_>, args: (u32, u32, u32)| Box::new(log(caller, args)))?;
-    linker
-        .func_wrap_async(MODULE, "reject", |caller: Guests<'_>, args: (u32, u32, u32)| Box::new(reject(caller, args)))?;
-    linker.func_wrap_async(MODULE, "call", |caller: Guests<'_>, args: CallArguments| Box::new(call(caller, args)))?;
-    linker.func_wrap_async(MODULE, "call_reply", |caller: Guests<'_>, (out, len): (u32, u32)| {
-        Box::new(call_reply(caller, out, len))
+    linker.func_wrap_async(MODULE, "log", |caller: Guests<'_>, args: (u32, u32, u32)| {
+        Box::new(log(caller, args))
     })?;
-    linker.func_wrap_async(MODULE, "kv_get", |caller: Guests<'_>, (key, key_len): (u32, u32)| {
-        Box::new(kv_get(caller, key, key_len))
+    linker.func_wrap_async(MODULE, "reject", |caller: Guests<'_>, args: (u32, u32, u32)| {
+        Box::new(reject(caller, args))
     })?;
+    linker.func_wrap_async(MODULE, "call", |caller: Guests<'_>, args: CallArguments| {
+        Box::new(call(caller, args))
+    })?;
+    linker.func_wrap_async(
+        MODULE,
+        "call_reply",
+        |caller: Guests<'_>, (out, len): (u32, u32)| Box::new(call_reply(caller, out, len)),
+    )?;
+    linker.func_wrap_async(
+        MODULE,
+        "kv_get",
+        |caller: Guests<'_>, (key, key_len): (u32, u32)| Box::new(kv_get(caller, key, key_len)),
+    )?;
     linker.func_wrap_async(MODULE, "kv_value", |caller: Guests<'_>, (out, len): (u32, u32)| {
         Box::new(kv_value(caller, out, len))
     })?;
-    linker.func_wrap_async(MODULE, "kv_set", |caller: Guests<'_>, args: (u32, u32, u32, u32)| {
-        Box::new(kv_set(caller, args))
-    })?;
-    linker.func_wrap_async(MODULE, "kv_delete", |caller: Guests<'_>, (key, key_len): (u32, u32)| {
-        Box::new(kv_delete(caller, key, key_len))
-    })?;
+    linker.func_wrap_async(
+        MODULE,
+        "kv_set",
+        |caller: Guests<'_>, args: (u32, u32, u32, u32)| Box::new(kv_set(caller, args)),
+    )?;
+    linker.func_wrap_async(
+        MODULE,
+        "kv_delete",
+        |caller: Guests<'_>, (key, key_len): (u32, u32)| Box::new(kv_delete(caller, key, key_len)),
+    )?;
     Ok(())
 }
 
@@ -87,8 +113,12 @@ type CallArguments = (u32, u32, u32, u32, u32, u32, u32, u32, u64);
 
 /// Calls another cell and leaves its reply for `call_reply`.
 async fn call(mut caller: Guests<'_>, arguments: CallArguments) -> wasmtime::Result<u64> {
-    let (cell, cell_len, receptor, receptor_len, schema, schema_len, request, request_len, fuel) = arguments;
-    let bytes = [cell_len, receptor_len, schema_len, request_len].iter().map(|len| u64::from(*len)).sum::<u64>();
+    let (cell, cell_len, receptor, receptor_len, schema, schema_len, request, request_len, fuel) =
+        arguments;
+    let bytes = [cell_len, receptor_len, schema_len, request_len]
+        .iter()
+        .map(|len| u64::from(*len))
+        .sum::<u64>();
     charge(&mut caller, HOST_CALL + CELL_CALL + bytes * BYTE).await?;
     let name_max = u32::try_from(abi_limits::NAME_BYTES_MAX).unwrap_or(u32::MAX);
     let schema_max = u32::try_from(abi_limits::INTERFACE_BYTES_MAX).unwrap_or(u32::MAX);
@@ -132,7 +162,9 @@ impl Target {
         if guest.call.depth + 1 > CALL_DEPTH_MAX {
             return refuse(Status::TooDeep);
         }
-        let Some(name) = std::str::from_utf8(&self.cell).ok().and_then(|name| CellName::parse(name).ok()) else {
+        let Some(name) =
+            std::str::from_utf8(&self.cell).ok().and_then(|name| CellName::parse(name).ok())
+        else {
             return refuse(Status::UnknownCell);
         };
         let cell = match from.services().resolve(&name) {
@@ -188,7 +220,8 @@ impl Target {
         let callee = Arc::clone(lease.cell());
         deduct(caller, outcome.fuel.0)?;
         let guest = caller.data_mut();
-        let below: Fuel = outcome.callees.iter().fold(Fuel::ZERO, |sum, (_, fuel)| sum.saturating_add(*fuel));
+        let below: Fuel =
+            outcome.callees.iter().fold(Fuel::ZERO, |sum, (_, fuel)| sum.saturating_add(*fuel));
         guest.call.callees.push((callee, outcome.fuel.saturating_sub(below)));
         guest.call.callees.extend(outcome.callees.iter().cloned());
         let reply = match outcome.status {

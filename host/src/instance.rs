@@ -75,8 +75,19 @@ impl std::fmt::Debug for Lease {
 }
 
 impl Lease {
-    pub(crate) const fn new(cell: Arc<Cell>, instance: Box<Instance>, permit: OwnedSemaphorePermit) -> Self {
-        Self { cell, instance: Some(instance), mailbox: (0, 0), limit: 0, clean: true, _permit: permit }
+    pub(crate) const fn new(
+        cell: Arc<Cell>,
+        instance: Box<Instance>,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        Self {
+            cell,
+            instance: Some(instance),
+            mailbox: (0, 0),
+            limit: 0,
+            clean: true,
+            _permit: permit,
+        }
     }
 
     /// The cell whose instance this is.
@@ -123,7 +134,8 @@ impl Lease {
         let Some(instance) = self.instance.as_deref_mut() else {
             return Outcome::failed(Status::HostFault, "the lease has no instance");
         };
-        let function = if json { instance.receive_json.clone() } else { Some(instance.receive.clone()) };
+        let function =
+            if json { instance.receive_json.clone() } else { Some(instance.receive.clone()) };
         let Some(function) = function else {
             return self.settle(Status::NoJson, Vec::new());
         };
@@ -162,7 +174,9 @@ impl Lease {
             (answer, None) => {
                 let (low, high) = (answer & u64::from(u32::MAX), answer >> 32);
                 let range = match (u32::try_from(low), u32::try_from(high)) {
-                    (Ok(at), Ok(len)) if len <= cell_abi::limits::FRAME_PAYLOAD_BYTES_MAX => instance.range(at, len),
+                    (Ok(at), Ok(len)) if len <= cell_abi::limits::FRAME_PAYLOAD_BYTES_MAX => {
+                        instance.range(at, len)
+                    }
                     _ => None,
                 };
                 let Some(range) = range else {
@@ -200,11 +214,20 @@ impl Lease {
         let grown = instance.memory.size(&instance.store) != instance.pages;
         instance.store.data_mut().call.state = None;
         if status == Status::HostFault {
-            return Outcome { callees: Vec::new(), ..Outcome::failed(status, "the nucleus failed") };
+            return Outcome {
+                callees: Vec::new(),
+                ..Outcome::failed(status, "the nucleus failed")
+            };
         }
         if burned > self.limit || status == Status::OutOfFuel {
             let fuel = Fuel(self.limit);
-            return Outcome { status: Status::OutOfFuel, fuel, callees, message: Vec::new(), reply: (0, 0) };
+            return Outcome {
+                status: Status::OutOfFuel,
+                fuel,
+                callees,
+                message: Vec::new(),
+                reply: (0, 0),
+            };
         }
         self.clean = matches!(status, Status::Ok | Status::Rejected | Status::BadRequest) && !grown;
         let refused = matches!(status, Status::TooLarge | Status::NoJson);
@@ -224,7 +247,13 @@ impl Drop for Lease {
 
 impl Outcome {
     fn failed(status: Status, message: &str) -> Self {
-        Self { status, fuel: Fuel::ZERO, callees: Vec::new(), message: message.into(), reply: (0, 0) }
+        Self {
+            status,
+            fuel: Fuel::ZERO,
+            callees: Vec::new(),
+            message: message.into(),
+            reply: (0, 0),
+        }
     }
 
     /// The reject of a `Rejected` outcome.
@@ -260,7 +289,9 @@ impl Instance {
         arm(&mut store, START_FUEL_MAX).map_err(started)?;
         let instance = cell.linked().instantiate_async(&mut store).await.map_err(started)?;
         let missing = |name, expected| LoadError::MissingExport { name, expected };
-        let memory = instance.get_memory(&mut store, "memory").ok_or_else(|| missing("memory", "a memory"))?;
+        let memory = instance
+            .get_memory(&mut store, "memory")
+            .ok_or_else(|| missing("memory", "a memory"))?;
         let mailbox = instance
             .get_typed_func(&mut store, "cell_mailbox")
             .map_err(|_| missing("cell_mailbox", "(i32) -> i32"))?;
@@ -274,7 +305,15 @@ impl Instance {
             Metered { guest, gauge: &gauge, stop: &stop }.await.map_err(started)?;
         }
         let pages = memory.size(&store);
-        Ok(Box::new(Self { store, memory, mailbox, receive, receive_json, pages, idle_since: Instant::now() }))
+        Ok(Box::new(Self {
+            store,
+            memory,
+            mailbox,
+            receive,
+            receive_json,
+            pages,
+            idle_since: Instant::now(),
+        }))
     }
 
     fn begin(&mut self, spec: CallSpec, limit: u64) {

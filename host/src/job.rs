@@ -90,7 +90,9 @@ impl Job {
     /// Runs the job. An error says that nothing ran and nothing is to be paid.
     pub async fn run(self, sandbox: &Sandbox, module: &Module) -> Result<JobOutcome, LoadError> {
         if module.info.kind != ModuleKind::Command {
-            return Err(LoadError::WrongKind("the module is a cell; deploy it with `cell deploy` and call it"));
+            return Err(LoadError::WrongKind(
+                "the module is a cell; deploy it with `cell deploy` and call it",
+            ));
         }
         let start = Self::start_price(module).0;
         let Some(fuel) = self.fuel.0.min(i64::MAX.unsigned_abs() - 1).checked_sub(start) else {
@@ -127,16 +129,22 @@ impl Job {
             .allow_tcp(false)
             .allow_udp(false);
         for directory in &self.directories {
-            let permissions = if directory.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
-            builder
-                .preopened_dir(&directory.host, &directory.guest, permissions)
-                .map_err(|e| LoadError::Start(format!("open directory {}: {e:#}", directory.host.display())))?;
+            let permissions =
+                if directory.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
+            builder.preopened_dir(&directory.host, &directory.guest, permissions).map_err(|e| {
+                LoadError::Start(format!("open directory {}: {e:#}", directory.host.display()))
+            })?;
         }
         Ok(builder.build_p1())
     }
 }
 
-fn outcome(store: &Store<Guest>, result: wasmtime::Result<()>, start: u64, fuel: u64) -> JobOutcome {
+fn outcome(
+    store: &Store<Guest>,
+    result: wasmtime::Result<()>,
+    start: u64,
+    fuel: u64,
+) -> JobOutcome {
     let left = store.get_fuel().unwrap_or(0);
     let burned = (fuel + 1).saturating_sub(left).saturating_add(store.data().gauge.debt());
     let end = match &result {

@@ -79,7 +79,11 @@ impl StdoutStream for LogStream {
 }
 
 impl AsyncWrite for LogStream {
-    fn poll_write(self: Pin<&mut Self>, _cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.take(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
@@ -231,7 +235,10 @@ impl Stream {
     }
 }
 
-#[allow(unsafe_code, reason = "tokio's safe constructor is deprecated as unsound for foreign descriptor types")]
+#[allow(
+    unsafe_code,
+    reason = "tokio's safe constructor is deprecated as unsound for foreign descriptor types"
+)]
 fn register(fd: OwnedFd, interest: Interest) -> Option<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is open until it is dropped, always answers with the same descriptor, and
     // moves into the AsyncFd here.
@@ -265,14 +272,22 @@ impl StdoutStream for Stream {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         std::task::ready!(self.poll_ready(cx, PollFlags::IN));
         Poll::Ready(self.read_some(buffer.remaining()).map(|bytes| buffer.put_slice(&bytes)))
     }
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         std::task::ready!(self.poll_ready(cx, PollFlags::OUT));
         Poll::Ready(self.write_some(bytes.get(..CHUNK_BYTES).unwrap_or(bytes)))
     }
@@ -329,7 +344,9 @@ impl OutputStream for Output {
             match self.0.write_some(left) {
                 Ok(written) => left = left.get(written..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(StreamError::Closed),
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    return Err(StreamError::Closed);
+                }
                 Err(error) => return Err(StreamError::LastOperationFailed(error.into())),
             }
         }

@@ -9,7 +9,9 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use cell_abi::{AccountId, NanoAtp};
-use cell_ledger::{Hold, HoldId, Ledger, LedgerError, Outcome, Payment, SessionId, Settle, Transfer, TransferId};
+use cell_ledger::{
+    Hold, HoldId, Ledger, LedgerError, Outcome, Payment, SessionId, Settle, Transfer, TransferId,
+};
 use ed25519_dalek::SigningKey;
 use rustix::fs::{FlockOperation, flock};
 
@@ -33,7 +35,10 @@ impl Accounts {
     pub(crate) fn open(home: &Home) -> anyhow::Result<Self> {
         let secret = home.secret(&home.identity())?;
         let public = SigningKey::from_bytes(&secret).verifying_key().to_bytes();
-        Ok(Self { owner: AccountId::from_bytes(public), owner_uid: rustix::process::geteuid().as_raw() })
+        Ok(Self {
+            owner: AccountId::from_bytes(public),
+            owner_uid: rustix::process::geteuid().as_raw(),
+        })
     }
 
     /// The one account that may go below zero.
@@ -95,7 +100,8 @@ impl Bank {
         home.create()?;
         let accounts = Accounts::open(home)?;
         let path = home.ledger();
-        let ledger = Ledger::open(&path, accounts.issuer()).with_context(|| format!("open {}", path.display()))?;
+        let ledger = Ledger::open(&path, accounts.issuer())
+            .with_context(|| format!("open {}", path.display()))?;
         let (session, lock, lock_path) = begin_session(home)?;
         let bank = Self { ledger, accounts, session, _lock: lock, lock_path, next_hold: 0 };
         bank.grant_first()?;
@@ -108,7 +114,12 @@ impl Bank {
     }
 
     /// Sets money aside: as much as there is, up to `amount`, if it is at least `amount_min`.
-    pub(crate) fn hold(&mut self, account: AccountId, amount_min: NanoAtp, amount: NanoAtp) -> Result<Held, LedgerError> {
+    pub(crate) fn hold(
+        &mut self,
+        account: AccountId,
+        amount_min: NanoAtp,
+        amount: NanoAtp,
+    ) -> Result<Held, LedgerError> {
         let hold = self.new_hold(account, amount_min, amount);
         let id = hold.id;
         match self.ledger.hold(hold)? {
@@ -126,7 +137,8 @@ impl Bank {
         next_min: NanoAtp,
         next: NanoAtp,
     ) -> Result<Option<Held>, LedgerError> {
-        let hold = (next > NanoAtp::ZERO).then(|| self.new_hold(account, next_min.max(NanoAtp(1)), next));
+        let hold =
+            (next > NanoAtp::ZERO).then(|| self.new_hold(account, next_min.max(NanoAtp(1)), next));
         let id = hold.as_ref().map(|hold| hold.id);
         let outcome = self.ledger.settle(Settle { hold: held.id, payments, next: hold })?;
         let granted = match outcome {
@@ -144,7 +156,10 @@ impl Bank {
     fn new_hold(&mut self, account: AccountId, amount_min: NanoAtp, amount: NanoAtp) -> Hold {
         self.next_hold += 1;
         Hold {
-            id: HoldId::derive("cell/hold/v1", &[self.session.as_bytes(), &self.next_hold.to_le_bytes()]),
+            id: HoldId::derive(
+                "cell/hold/v1",
+                &[self.session.as_bytes(), &self.next_hold.to_le_bytes()],
+            ),
             account,
             amount,
             amount_min,
@@ -170,12 +185,17 @@ impl Bank {
     fn recover(&self, home: &Home) -> anyhow::Result<()> {
         for entry in fs::read_dir(home.sessions())? {
             let path = entry?.path();
-            let Some(session) = path.file_stem().and_then(|name| name.to_str()).and_then(|name| SessionId::parse(name).ok())
+            let Some(session) = path
+                .file_stem()
+                .and_then(|name| name.to_str())
+                .and_then(|name| SessionId::parse(name).ok())
             else {
                 continue;
             };
             let Ok(file) = File::open(&path) else { continue };
-            if session != self.session && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            if session != self.session
+                && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+            {
                 self.ledger.void_session(session).context("void the holds of an ended session")?;
                 // Another process may have been as quick; the file is gone either way.
                 let _ = fs::remove_file(&path);

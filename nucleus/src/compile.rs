@@ -38,7 +38,9 @@ pub(crate) fn cache(home: &Home) -> anyhow::Result<ArtefactCache> {
 
 /// Passes a module through the gate and compiles it, unless this machine has done so before.
 pub(crate) fn compile(cache: &ArtefactCache, wasm: &[u8]) -> anyhow::Result<Compiled> {
-    let info = gate::inspect(wasm).map_err(|error: GateError| Failure::new(Exit::Refused, format!("refused by the gate: {error}")))?;
+    let info = gate::inspect(wasm).map_err(|error: GateError| {
+        Failure::new(Exit::Refused, format!("refused by the gate: {error}"))
+    })?;
     let hash = CellHash::of(wasm);
     let artefact = match cache.find(hash) {
         Some(artefact) => artefact,
@@ -57,7 +59,9 @@ fn compile_elsewhere(wasm: &[u8]) -> anyhow::Result<Vec<u8>> {
         .stderr(Stdio::piped())
         .spawn()
         .context("start the compiler")?;
-    let (Some(mut stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
+    let (Some(mut stdin), Some(stdout), Some(stderr)) =
+        (child.stdin.take(), child.stdout.take(), child.stderr.take())
+    else {
         anyhow::bail!("the compiler has no pipes");
     };
     let read = |stream: Box<dyn std::io::Read + Send>, max: u64| {
@@ -93,7 +97,9 @@ fn compile_elsewhere(wasm: &[u8]) -> anyhow::Result<Vec<u8>> {
     let why = String::from_utf8_lossy(&messages);
     let why = match why.trim() {
         "" if status.success() => format!("its artefact has more than {ARTEFACT_BYTES_MAX} bytes"),
-        "" => format!("the compiler ended with {status}: more than {CPU_S_MAX} s or {MEMORY_BYTES_MAX} bytes of memory?"),
+        "" => format!(
+            "the compiler ended with {status}: more than {CPU_S_MAX} s or {MEMORY_BYTES_MAX} bytes of memory?"
+        ),
         why => why.to_owned(),
     };
     Err(Failure::new(Exit::Refused, format!("the module does not compile: {why}")).into())
@@ -103,7 +109,9 @@ fn compile_elsewhere(wasm: &[u8]) -> anyhow::Result<Vec<u8>> {
 pub(crate) fn worker() -> anyhow::Result<()> {
     use rustix::process::{Resource, Rlimit, setrlimit};
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-    for (resource, max) in [(Resource::Cpu, CPU_S_MAX), (Resource::As, MEMORY_BYTES_MAX), (Resource::Core, 0)] {
+    for (resource, max) in
+        [(Resource::Cpu, CPU_S_MAX), (Resource::As, MEMORY_BYTES_MAX), (Resource::Core, 0)]
+    {
         setrlimit(resource, Rlimit { current: Some(max), maximum: Some(max) })?;
     }
     let mut wasm = Vec::new();

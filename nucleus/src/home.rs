@@ -21,7 +21,8 @@ impl Home {
         let root = match given {
             Some(root) => std::path::absolute(root)?,
             None => {
-                let home = std::env::var_os("HOME").context("HOME is not set; say where to keep things with --home DIR")?;
+                let home = std::env::var_os("HOME")
+                    .context("HOME is not set; say where to keep things with --home DIR")?;
                 PathBuf::from(home).join(".cell")
             }
         };
@@ -87,7 +88,8 @@ impl Home {
     /// Takes the lock that the one nucleus of this home holds; `None` if another has it.
     pub(crate) fn lock(&self) -> anyhow::Result<Option<File>> {
         let path = self.root.join("nucleus.lock");
-        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
+        let file =
+            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(file)),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
@@ -103,7 +105,8 @@ impl Home {
         let mut secret = Zeroizing::new([0; 32]);
         getrandom::fill(&mut *secret).map_err(|e| anyhow::anyhow!("get randomness: {e}"))?;
         let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&temporary)?;
+        let mut file =
+            OpenOptions::new().create_new(true).write(true).mode(0o600).open(&temporary)?;
         file.write_all(&*secret)?;
         file.sync_all()?;
         // A link fails where a name exists, so of two processes that start at once one wins.
@@ -128,9 +131,15 @@ fn read_secret(path: &Path) -> anyhow::Result<Option<Zeroizing<[u8; 32]>>> {
     };
     let mode = fs::metadata(path)?.permissions().mode();
     if mode & 0o077 != 0 {
-        anyhow::bail!("{0} can be read by others (mode {1:03o}); run `chmod 600 {0}`", path.display(), mode & 0o777);
+        anyhow::bail!(
+            "{0} can be read by others (mode {1:03o}); run `chmod 600 {0}`",
+            path.display(),
+            mode & 0o777
+        );
     }
     let secret = <[u8; 32]>::try_from(bytes.as_slice());
-    let secret = secret.map_err(|_| anyhow::anyhow!("{} has {} bytes instead of 32", path.display(), bytes.len()))?;
+    let secret = secret.map_err(|_| {
+        anyhow::anyhow!("{} has {} bytes instead of 32", path.display(), bytes.len())
+    })?;
     Ok(Some(Zeroizing::new(secret)))
 }

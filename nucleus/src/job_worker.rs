@@ -54,9 +54,11 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let Some((job, fds)) = link.receive::<RunJob>(&mut Vec::new())? else {
         bail!("no job came");
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let report = runtime.block_on(execute(job, fds));
-    let report = report.unwrap_or_else(|error| JobReport::NotStarted { message: format!("{error:#}") });
+    let report =
+        report.unwrap_or_else(|error| JobReport::NotStarted { message: format!("{error:#}") });
     link.send(&report, &[])?;
     // A blocked read of a stream must not keep the process.
     runtime.shutdown_background();

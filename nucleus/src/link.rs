@@ -28,7 +28,8 @@ impl Link {
     /// Two connected ends; neither survives an exec unless it is handed over.
     pub(crate) fn pair() -> io::Result<(Self, Self)> {
         let flags = SocketFlags::CLOEXEC;
-        let (a, b) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        let (a, b) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         for end in [&a, &b] {
             rustix::net::sockopt::set_socket_send_buffer_size(end, PACKET_BYTES_MAX * 2)?;
         }
@@ -60,7 +61,8 @@ impl Link {
         }
         let slices = [IoSlice::new(&packet)];
         loop {
-            match rustix::net::sendmsg(self.0.as_fd(), &slices, &mut ancillary, SendFlags::NOSIGNAL) {
+            match rustix::net::sendmsg(self.0.as_fd(), &slices, &mut ancillary, SendFlags::NOSIGNAL)
+            {
                 Ok(_) => return Ok(()),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -69,13 +71,21 @@ impl Link {
     }
 
     /// Waits for a message; `None` when the peer is gone.
-    pub(crate) fn receive<M: DeserializeOwned>(&self, buffer: &mut Vec<u8>) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
+    pub(crate) fn receive<M: DeserializeOwned>(
+        &self,
+        buffer: &mut Vec<u8>,
+    ) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
         buffer.resize(PACKET_BYTES_MAX, 0);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let received = loop {
             let mut slices = [IoSliceMut::new(buffer)];
-            match rustix::net::recvmsg(&self.0, &mut slices, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+            match rustix::net::recvmsg(
+                &self.0,
+                &mut slices,
+                &mut ancillary,
+                RecvFlags::CMSG_CLOEXEC,
+            ) {
                 Ok(received) => break received,
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::CONNRESET) => return Ok(None),

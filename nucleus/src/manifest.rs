@@ -114,7 +114,8 @@ impl Manifest {
 
     fn parse(text: &str) -> anyhow::Result<Self> {
         let File { cell } = toml::from_str(text)?;
-        let name = CellName::parse(&cell.name).with_context(|| format!("name = {:?}", cell.name))?;
+        let name =
+            CellName::parse(&cell.name).with_context(|| format!("name = {:?}", cell.name))?;
         if cell.wasm.contains('/') || cell.wasm.starts_with('.') || cell.wasm.is_empty() {
             bail!("wasm = {:?} must be a file name beside {FILE}", cell.wasm);
         }

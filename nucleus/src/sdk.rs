@@ -21,7 +21,8 @@ const TEMPLATE: &str = "guest-sdk/template/";
 
 /// The files of a new project: path within the project, and text with placeholders.
 pub(crate) fn template() -> anyhow::Result<Vec<(&'static str, &'static str)>> {
-    let files = FILES.iter().filter_map(|(path, bytes)| Some((path.strip_prefix(TEMPLATE)?, *bytes)));
+    let files =
+        FILES.iter().filter_map(|(path, bytes)| Some((path.strip_prefix(TEMPLATE)?, *bytes)));
     files
         .map(|(path, bytes)| {
             Ok((path, str::from_utf8(bytes).with_context(|| format!("read {TEMPLATE}{path}"))?))
@@ -88,7 +89,9 @@ fn hash(files: &[(&str, &[u8])]) -> String {
 
 /// Whether every file is there with its content; a crash or an editor may have changed one.
 fn holds(directory: &Path, files: &[(&str, &[u8])]) -> bool {
-    files.iter().all(|(path, bytes)| fs::read(directory.join(path)).is_ok_and(|found| found == *bytes))
+    files
+        .iter()
+        .all(|(path, bytes)| fs::read(directory.join(path)).is_ok_and(|found| found == *bytes))
 }
 
 fn write(directory: &Path, files: &[(&str, &[u8])]) -> anyhow::Result<()> {
@@ -116,7 +119,8 @@ fn install(staging: &Path, target: &Path, files: &[(&str, &[u8])]) -> anyhow::Re
     // Something is there: another process was faster, or the folder is damaged.
     if !holds(target, files) {
         remove(target)?;
-        fs::rename(staging, target).or_else(|error| if holds(target, files) { Ok(()) } else { Err(error) })?;
+        fs::rename(staging, target)
+            .or_else(|error| if holds(target, files) { Ok(()) } else { Err(error) })?;
     }
     remove(staging)
 }
@@ -152,7 +156,8 @@ fn derive(text: &str) -> anyhow::Result<String> {
         anyhow::bail!("it has no [workspace]");
     };
     workspace.retain(|key, _| matches!(key, "package" | "dependencies" | "lints" | "resolver"));
-    workspace.insert("members".into(), MEMBERS.into_iter().map(Value::from).collect::<Vec<_>>().into());
+    workspace
+        .insert("members".into(), MEMBERS.into_iter().map(Value::from).collect::<Vec<_>>().into());
     if let Some(Value::Table(dependencies)) = workspace.get_mut("dependencies") {
         dependencies.retain(|_, dependency| {
             let path = dependency.get("path").and_then(Value::as_str);
@@ -187,7 +192,9 @@ mod tests {
             assert!(embedded(&format!("{member}/Cargo.toml")).is_ok(), "{member}");
             assert!(embedded(&format!("{member}/src/lib.rs")).is_ok(), "{member}");
         }
-        let strange = |path: &&str| path.split('/').any(|part| matches!(part, "tests" | "target" | "snapshots"));
+        let strange = |path: &&str| {
+            path.split('/').any(|part| matches!(part, "tests" | "target" | "snapshots"))
+        };
         assert_eq!(FILES.iter().map(|(path, _)| path).find(|path| strange(path)), None);
         assert!(template().unwrap().iter().any(|(path, _)| *path == "Cargo.toml"));
     }

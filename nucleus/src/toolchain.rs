@@ -53,7 +53,10 @@ impl Toolchain {
             None if choice.is_none() => {}
             Some("rustup") => return Self::rustup(output),
             Some("debian") => return Self::debian(),
-            _ => bail!("{CHOICE} = {:?} must be \"rustup\" or \"debian\"", choice.unwrap_or_default()),
+            _ => bail!(
+                "{CHOICE} = {:?} must be \"rustup\" or \"debian\"",
+                choice.unwrap_or_default()
+            ),
         }
         let first = match Self::rustup(output) {
             Ok(toolchain) => return Ok(toolchain),
@@ -100,7 +103,10 @@ impl Toolchain {
         progress.finish_and_clear();
         added.with_context(|| format!("`rustup target add {TARGET}`"))?;
         if !has_target(&rustc)? {
-            bail!("rustup added {TARGET}, but {} does not have it: it is another toolchain's", rustc.display());
+            bail!(
+                "rustup added {TARGET}, but {} does not have it: it is another toolchain's",
+                rustc.display()
+            );
         }
         Ok(Self { kind: Kind::Plain })
     }
@@ -108,11 +114,18 @@ impl Toolchain {
     fn debian() -> anyhow::Result<Self> {
         let sources = Path::new("/usr/lib/rustlib/src/rust/library/Cargo.toml");
         let libc = Path::new(DEBIAN_LIBC).join("libc.a");
-        let parts = [("rustc-web", Path::new(DEBIAN_RUSTC)), ("rust-web-src", sources), ("wasi-libc", &libc)];
-        let missing: Vec<&str> = parts.iter().filter(|(_, path)| !path.exists()).map(|(name, _)| *name).collect();
+        let parts = [
+            ("rustc-web", Path::new(DEBIAN_RUSTC)),
+            ("rust-web-src", sources),
+            ("wasi-libc", &libc),
+        ];
+        let missing: Vec<&str> =
+            parts.iter().filter(|(_, path)| !path.exists()).map(|(name, _)| *name).collect();
         if !missing.is_empty() {
             let missing = missing.join(" ");
-            bail!("Debian's compiler needs packages that are not installed: `apt-get install -y {missing}`");
+            bail!(
+                "Debian's compiler needs packages that are not installed: `apt-get install -y {missing}`"
+            );
         }
         let linker = linker().context("find a linker for Debian's compiler")?;
         Ok(Self { kind: Kind::Debian { linker } })
@@ -123,14 +136,17 @@ impl fmt::Display for Toolchain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
             Kind::Plain => write!(f, "cargo with the installed target {TARGET}"),
-            Kind::Debian { .. } => write!(f, "{DEBIAN_RUSTC}, building std for {TARGET} from source"),
+            Kind::Debian { .. } => {
+                write!(f, "{DEBIAN_RUSTC}, building std for {TARGET} from source")
+            }
         }
     }
 }
 
 /// Whether this compiler has a standard library for the target.
 fn has_target(rustc: &OsString) -> anyhow::Result<bool> {
-    let output = Command::new(rustc).args(["--print", "target-libdir", "--target", TARGET]).output();
+    let output =
+        Command::new(rustc).args(["--print", "target-libdir", "--target", TARGET]).output();
     let output = match output {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             bail!("`{}` is not installed; see https://rustup.rs", rustc.display())
@@ -138,11 +154,18 @@ fn has_target(rustc: &OsString) -> anyhow::Result<bool> {
         output => output.with_context(|| format!("run {}", rustc.display()))?,
     };
     if !output.status.success() {
-        bail!("`{} --print target-libdir`: {}", rustc.display(), String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "`{} --print target-libdir`: {}",
+            rustc.display(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
-    let directory = String::from_utf8(output.stdout).context("read the path of the target's libraries")?;
+    let directory =
+        String::from_utf8(output.stdout).context("read the path of the target's libraries")?;
     let Ok(mut entries) = fs::read_dir(directory.trim()) else { return Ok(false) };
-    Ok(entries.any(|entry| entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("libstd-"))))
+    Ok(entries.any(|entry| {
+        entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("libstd-"))
+    }))
 }
 
 /// Links what Debian's compiler made: rustup's own linker, Debian's, or LLVM's.
@@ -161,7 +184,11 @@ fn linker() -> anyhow::Result<PathBuf> {
 }
 
 fn query(program: &str, arguments: &[&str]) -> Option<String> {
-    let output = Command::new(program).args(arguments).output().ok().filter(|output| output.status.success())?;
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .ok()
+        .filter(|output| output.status.success())?;
     Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
 }
 
@@ -173,10 +200,11 @@ fn debian_flags() -> String {
 
 /// Runs a command to its end or kills it, and returns what it said when it did not succeed.
 fn run_bounded(command: &mut Command, longest: Duration) -> anyhow::Result<()> {
-    let mut child = match command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => bail!("it is not installed"),
-        child => child.context("start it")?,
-    };
+    let mut child =
+        match command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => bail!("it is not installed"),
+            child => child.context("start it")?,
+        };
     let complaint = child.stderr.take().map(|mut pipe| {
         thread::spawn(move || {
             let mut text = Vec::new();
@@ -199,7 +227,10 @@ fn run_bounded(command: &mut Command, longest: Duration) -> anyhow::Result<()> {
 }
 
 /// Waits for a child, and kills it when it takes too long; `None` says that it was killed.
-pub(crate) fn wait_bounded(child: &mut Child, longest: Duration) -> anyhow::Result<Option<ExitStatus>> {
+pub(crate) fn wait_bounded(
+    child: &mut Child,
+    longest: Duration,
+) -> anyhow::Result<Option<ExitStatus>> {
     let deadline = Instant::now() + longest;
     loop {
         if let Some(status) = child.try_wait().context("wait for a child process")? {
@@ -220,7 +251,8 @@ mod tests {
 
     #[track_caller]
     fn refused(program: &str, arguments: &[&str], expect: &str) {
-        let error = run_bounded(Command::new(program).args(arguments), Duration::from_millis(300)).unwrap_err();
+        let error = run_bounded(Command::new(program).args(arguments), Duration::from_millis(300))
+            .unwrap_err();
         assert!(format!("{error:#}").contains(expect), "{error:#}");
     }
 

@@ -51,11 +51,23 @@ fn host_calls_check_their_addresses() {
         (import "cell_v1" "log" (func $log (param i32 i32 i32)))
         (import "cell_v1" "context" (func $context (param i32)))
         (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))"#;
-    check(imports, "(call $log (i32.const 1) (i32.const -8) (i32.const 100)) (i64.const 0)", Status::Trapped);
+    check(
+        imports,
+        "(call $log (i32.const 1) (i32.const -8) (i32.const 100)) (i64.const 0)",
+        Status::Trapped,
+    );
     check(imports, "(call $context (i32.const -8)) (i64.const 0)", Status::Trapped);
     // A length of 4 GiB is charged before anything is read, so it burns the whole limit.
-    check(imports, "(call $log (i32.const 1) (i32.const 0) (i32.const -1)) (i64.const 0)", Status::OutOfFuel);
-    check(imports, "(drop (call $random (i32.const 0) (i32.const -1))) (i64.const 0)", Status::OutOfFuel);
+    check(
+        imports,
+        "(call $log (i32.const 1) (i32.const 0) (i32.const -1)) (i64.const 0)",
+        Status::OutOfFuel,
+    );
+    check(
+        imports,
+        "(drop (call $random (i32.const 0) (i32.const -1))) (i64.const 0)",
+        Status::OutOfFuel,
+    );
 }
 
 #[tokio::test]
@@ -141,7 +153,8 @@ async fn a_circle_of_calls_ends() {
     let (status, _, reply) = call(&caller, b"hi", 100_000_000).await;
     assert_eq!(status, Status::Ok);
     // The innermost call was refused, and each level put its callee's status in front.
-    let codes: Vec<_> = reply.chunks(4).take(8).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect();
+    let codes: Vec<_> =
+        reply.chunks(4).take(8).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect();
     assert_eq!(codes[7], 0);
     assert_eq!(u32::from_le_bytes(reply[32..36].try_into().unwrap()), Status::TooDeep.code());
 }

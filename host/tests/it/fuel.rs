@@ -97,7 +97,8 @@ async fn a_refused_growth_costs_no_pages() {
 #[tokio::test]
 async fn a_loop_of_host_calls_yields() {
     let imports = r#"(import "cell_v1" "fuel_left" (func $left (result i64)))"#;
-    let cell = deploy(&wat(imports, "(loop $again (drop (call $left)) (br $again)) unreachable"), fresh());
+    let cell =
+        deploy(&wat(imports, "(loop $again (drop (call $left)) (br $again)) unreachable"), fresh());
     let stop = StopHandle::new();
     let running = call_with(&cell, b"", 1 << 40, &stop);
     tokio::pin!(running);
@@ -137,8 +138,10 @@ async fn a_stopped_call_pays_what_it_burned() {
 /// The engine id pins the version whose fuel is counted.
 #[test]
 fn the_engine_version_is_the_locked_one() {
-    let lock = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.lock")).unwrap();
-    let wanted = format!("name = \"wasmtime\"\nversion = \"{}\"\n", cell_host::engine::WASMTIME_VERSION);
+    let lock =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.lock")).unwrap();
+    let wanted =
+        format!("name = \"wasmtime\"\nversion = \"{}\"\n", cell_host::engine::WASMTIME_VERSION);
     assert!(lock.contains(&wanted), "update engine::WASMTIME_VERSION");
     assert_eq!(Sandbox::engine_id(), Sandbox::engine_id());
 }

@@ -55,7 +55,10 @@ async fn memory_stops_at_its_limit() {
 #[tokio::test]
 async fn a_start_that_never_ends_is_ended() {
     let spin = r#"(func (export "_initialize") (loop $again (br $again)))"#;
-    let cell = deploy(&wat("", ECHO).replace("(memory", &format!("{spin} (memory")), CellOptions::default());
+    let cell = deploy(
+        &wat("", ECHO).replace("(memory", &format!("{spin} (memory")),
+        CellOptions::default(),
+    );
     let (status, fuel, message) = call(&cell, b"", 1_000_000).await;
     assert_eq!((status, fuel), (Status::Trapped, 0), "{}", String::from_utf8_lossy(&message));
 }

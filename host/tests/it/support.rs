@@ -37,8 +37,7 @@ pub(crate) fn wat(imports: &str, handler: &str) -> String {
 }
 
 /// Answers with the request.
-pub(crate) const ECHO: &str =
-    "(i64.or (i64.shl (i64.extend_i32_u (local.get $len)) (i64.const 32)) (i64.extend_i32_u (local.get $ptr)))";
+pub(crate) const ECHO: &str = "(i64.or (i64.shl (i64.extend_i32_u (local.get $len)) (i64.const 32)) (i64.extend_i32_u (local.get $ptr)))";
 
 /// Burns fuel for ever.
 pub(crate) const SPIN: &str = "(loop $again (br $again)) unreachable";
@@ -61,7 +60,12 @@ impl World {
         Arc::default()
     }
 
-    pub(crate) fn deploy(self: &Arc<Self>, name: &str, text: &str, options: CellOptions) -> Arc<Cell> {
+    pub(crate) fn deploy(
+        self: &Arc<Self>,
+        name: &str,
+        text: &str,
+        options: CellOptions,
+    ) -> Arc<Cell> {
         let services = Arc::clone(self) as Arc<dyn Services>;
         let parsed = CellName::parse(name).unwrap();
         let cell = Cell::new(&sandbox(), parsed, module(text), options, services).unwrap();

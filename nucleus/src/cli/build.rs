@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -48,7 +49,8 @@ pub(crate) struct Built {
 /// Builds, and says where the module is.
 pub(super) fn run(arguments: &Arguments, output: &Output) -> anyhow::Result<Exit> {
     let built = build(&arguments.directory, output)?;
-    let bytes = fs::metadata(&built.wasm).with_context(|| format!("read {}", built.wasm.display()))?.len();
+    let bytes =
+        fs::metadata(&built.wasm).with_context(|| format!("read {}", built.wasm.display()))?.len();
     let name = built.manifest.as_ref().map(|manifest| manifest.name.as_str());
     let next = match name {
         Some(_) => format!("cell deploy {}", built.directory.display()),
@@ -74,8 +76,13 @@ pub(crate) fn build(directory: &Path, output: &Output) -> anyhow::Result<Built> 
     } else if manifest.is_some() && directory.join("Makefile").exists() {
         make(directory, manifest.as_ref().map_or("cell.wasm", |manifest| &manifest.wasm), output)?
     } else {
-        let found = if directory.is_dir() { "has neither a Cargo.toml nor a Makefile with a Cell.toml" } else { "is no directory" };
-        let message = format!("{} {found}; make a project with `cell new PATH`", directory.display());
+        let found = if directory.is_dir() {
+            "has neither a Cargo.toml nor a Makefile with a Cell.toml"
+        } else {
+            "is no directory"
+        };
+        let message =
+            format!("{} {found}; make a project with `cell new PATH`", directory.display());
         return Err(Failure::new(Exit::Usage, message).into());
     };
     check(&module.wasm)?;
@@ -115,9 +122,11 @@ fn cargo(directory: &Path, cell: bool, output: &Output) -> anyhow::Result<Module
         command.arg("--quiet");
     }
     command.current_dir(directory).stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = command.spawn().context("run `cargo`; is Rust installed? See https://rustup.rs")?;
+    let mut child =
+        command.spawn().context("run `cargo`; is Rust installed? See https://rustup.rs")?;
     let stdout = child.stdout.take().context("read what cargo says")?;
-    let manifest_path = directory.join("Cargo.toml").canonicalize().context("find the project's Cargo.toml")?;
+    let manifest_path =
+        directory.join("Cargo.toml").canonicalize().context("find the project's Cargo.toml")?;
     let read = modules(BufReader::new(stdout), &manifest_path, cell);
     let status = child.wait().context("wait for cargo")?;
     if !status.success() {
@@ -137,10 +146,15 @@ fn modules(lines: impl BufRead, manifest_path: &Path, cell: bool) -> anyhow::Res
         if message.reason != "compiler-artifact" || message.manifest_path != manifest_path {
             continue;
         }
-        let Some(target) = message.target.filter(|target| target.kind.iter().any(|found| found == kind)) else {
+        let Some(target) =
+            message.target.filter(|target| target.kind.iter().any(|found| found == kind))
+        else {
             continue;
         };
-        let wasm = message.filenames.into_iter().find(|file| file.extension().is_some_and(|found| found == "wasm"));
+        let wasm = message
+            .filenames
+            .into_iter()
+            .find(|file| file.extension().is_some_and(|found| found == "wasm"));
         modules.extend(wasm.map(|wasm| Module { name: target.name, wasm }));
     }
     Ok(modules)
@@ -151,13 +165,19 @@ fn one(mut modules: Vec<Module>, directory: &Path, cell: bool) -> anyhow::Result
     match (modules.pop(), modules.is_empty()) {
         (Some(module), true) => Ok(module),
         (Some(module), false) => {
-            let names: Vec<&str> = modules.iter().chain([&module]).map(|module| module.name.as_str()).collect();
-            bail!("{shown} builds several programs ({}); keep each in a package of its own", names.join(", "))
+            let names: Vec<&str> =
+                modules.iter().chain([&module]).map(|module| module.name.as_str()).collect();
+            bail!(
+                "{shown} builds several programs ({}); keep each in a package of its own",
+                names.join(", ")
+            )
         }
         (None, _) if cell => bail!(
             "{shown} builds no cell; write `crate-type = [\"cdylib\"]` under [lib] in its Cargo.toml"
         ),
-        (None, _) => bail!("{shown} builds no program; it needs a src/main.rs, or a Cell.toml if it is a cell"),
+        (None, _) => bail!(
+            "{shown} builds no program; it needs a src/main.rs, or a Cell.toml if it is a cell"
+        ),
     }
 }
 
@@ -216,14 +236,15 @@ fn collect(directory: &Path, module: &Module, manifest: Option<Manifest>) -> any
     Ok(Built { directory: directory_of_cell, wasm, manifest: Some(manifest) })
 }
 
-/// Copies so that a reader sees the old file or the new one, whole.
+/// Copies so that a reader sees the old file or the new one, whole; a module is no program here.
 fn replace(from: &Path, to: &Path) -> anyhow::Result<()> {
     let parent = to.parent().with_context(|| format!("{} has no parent", to.display()))?;
     let name = to.file_name().unwrap_or_default().to_string_lossy();
     let staging = parent.join(format!(".{name}-{}", std::process::id()));
     let copied = fs::create_dir_all(parent)
         .and_then(|()| fs::copy(from, &staging))
-        .and_then(|_| fs::rename(&staging, to));
+        .and_then(|_| fs::set_permissions(&staging, fs::Permissions::from_mode(0o644)))
+        .and_then(|()| fs::rename(&staging, to));
     if copied.is_err() {
         // The first error is the one to tell.
         let _ = fs::remove_file(&staging);
@@ -274,9 +295,13 @@ warning from a build script
         let module = Module { name: "made".into(), wasm };
         check(&module.wasm).unwrap();
 
-        let cell = collect(place.path(), &module, Some(Manifest::read(place.path()).unwrap())).unwrap();
+        let cell =
+            collect(place.path(), &module, Some(Manifest::read(place.path()).unwrap())).unwrap();
         assert_eq!(cell.wasm, place.path().join("target/cell/a/cell.wasm"));
-        let mut names: Vec<_> = fs::read_dir(&cell.directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let mut names: Vec<_> = fs::read_dir(&cell.directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
         names.sort();
         assert_eq!(names, ["Cell.toml", "cell.wasm"]);
 

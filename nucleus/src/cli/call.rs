@@ -54,14 +54,21 @@ impl Budget {
 pub(crate) fn seconds(value: f64) -> anyhow::Result<Duration> {
     match Duration::try_from_secs_f64(value) {
         Ok(duration) if value > 0.0 && value <= 31_536_000.0 => Ok(duration),
-        _ => Err(Failure::new(Exit::Usage, "--timeout takes seconds, more than 0 and at most a year, such as 2.5").into()),
+        _ => Err(Failure::new(
+            Exit::Usage,
+            "--timeout takes seconds, more than 0 and at most a year, such as 2.5",
+        )
+        .into()),
     }
 }
 
 pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> anyhow::Result<Exit> {
     let home = global.home()?;
     let Some((cell, receptor)) = arguments.target.split_once('.') else {
-        let message = format!("`{}` names no receptor; write CELL.RECEPTOR, such as hello.greet", arguments.target);
+        let message = format!(
+            "`{}` names no receptor; write CELL.RECEPTOR, such as hello.greet",
+            arguments.target
+        );
         return Err(Failure::new(Exit::Usage, message).into());
     };
     let request = request(&arguments.request)?;
@@ -76,8 +83,9 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
     });
     match called {
         Ok(reply) => {
-            let value: Value = serde_json::from_str(reply.text())
-                .map_err(|e| Failure::new(Exit::Trapped, format!("the cell's reply is not JSON: {e}")))?;
+            let value: Value = serde_json::from_str(reply.text()).map_err(|e| {
+                Failure::new(Exit::Trapped, format!("the cell's reply is not JSON: {e}"))
+            })?;
             let fuel = reply.fuel();
             let result = if output.json() {
                 json!({ "reply": value, "fuel": fuel.0, "charge_nano_atp": fuel.at_base_price().0 })
@@ -115,13 +123,19 @@ pub(crate) fn bill(fuel: Fuel) -> String {
 fn request(given: &str) -> anyhow::Result<String> {
     let text = if given == "-" {
         let mut text = String::new();
-        std::io::stdin().take(u64::from(cell_abi::limits::FRAME_PAYLOAD_BYTES_MAX)).read_to_string(&mut text)?;
+        std::io::stdin()
+            .take(u64::from(cell_abi::limits::FRAME_PAYLOAD_BYTES_MAX))
+            .read_to_string(&mut text)?;
         text
     } else {
         given.to_owned()
     };
     // A typing error is told here, before it costs anything.
-    serde_json::from_str::<serde::de::IgnoredAny>(&text)
-        .map_err(|e| Failure::new(Exit::Usage, format!("the request is not JSON: {e}; for text write '\"text\"'")))?;
+    serde_json::from_str::<serde::de::IgnoredAny>(&text).map_err(|e| {
+        Failure::new(
+            Exit::Usage,
+            format!("the request is not JSON: {e}; for text write '\"text\"'"),
+        )
+    })?;
     Ok(text)
 }

@@ -26,7 +26,11 @@ pub(crate) struct UpArguments {
     foreground: bool,
 }
 
-pub(crate) fn up(arguments: &UpArguments, global: &Global, output: &Output) -> anyhow::Result<Exit> {
+pub(crate) fn up(
+    arguments: &UpArguments,
+    global: &Global,
+    output: &Output,
+) -> anyhow::Result<Exit> {
     let home = global.home()?;
     if arguments.foreground {
         init_logging();
@@ -52,11 +56,18 @@ pub(crate) fn up_in_background(home: &Home, output: &Output) -> anyhow::Result<(
         if let Some(status) = child.try_wait()? {
             let log = std::fs::read_to_string(home.log()).unwrap_or_default();
             let last = log.lines().last().unwrap_or("its log is empty").to_owned();
-            return Err(Failure::new(Exit::NucleusFault, format!("the nucleus ended with {status}: {last}")).into());
+            return Err(Failure::new(
+                Exit::NucleusFault,
+                format!("the nucleus ended with {status}: {last}"),
+            )
+            .into());
         }
         if started.elapsed() > UP_TIME_MAX {
             child.kill()?;
-            let message = format!("the nucleus did not come up in {UP_TIME_MAX:?}; see {}", home.log().display());
+            let message = format!(
+                "the nucleus did not come up in {UP_TIME_MAX:?}; see {}",
+                home.log().display()
+            );
             return Err(Failure::new(Exit::NucleusFault, message).into());
         }
         thread::sleep(Duration::from_millis(5));
@@ -68,8 +79,12 @@ pub(crate) fn up_in_background(home: &Home, output: &Output) -> anyhow::Result<(
 pub(crate) fn down(global: &Global, output: &Output) -> anyhow::Result<Exit> {
     let home = global.home()?;
     if ask(&home, &Request::Down)?.is_none() {
-        if home.root().exists() {
-            clear_sockets(&home);
+        if home.root().exists() && !clear_sockets(&home)? {
+            let message = format!(
+                "a nucleus holds {} but does not answer; end its process",
+                home.root().display()
+            );
+            return Err(Failure::new(Exit::NucleusFault, message).into());
         }
         output.result(&json!({ "down": true }), "no nucleus is running");
         return Ok(Exit::Done);
@@ -79,7 +94,10 @@ pub(crate) fn down(global: &Global, output: &Output) -> anyhow::Result<Exit> {
     // The lock is free when the process has ended.
     while home.lock()?.is_none() {
         if started.elapsed() > DOWN_TIME_MAX {
-            let message = format!("the nucleus did not end in {DOWN_TIME_MAX:?}; see {}", home.log().display());
+            let message = format!(
+                "the nucleus did not end in {DOWN_TIME_MAX:?}; see {}",
+                home.log().display()
+            );
             return Err(Failure::new(Exit::NucleusFault, message).into());
         }
         thread::sleep(Duration::from_millis(5));
@@ -96,12 +114,18 @@ pub(crate) fn is_up(home: &Home) -> bool {
 
 /// An error for commands that need a nucleus.
 pub(crate) fn not_up(home: &Home) -> anyhow::Error {
-    let option = if std::env::var_os("HOME").is_some_and(|h| home.root() == std::path::Path::new(&h).join(".cell")) {
+    let option = if std::env::var_os("HOME")
+        .is_some_and(|h| home.root() == std::path::Path::new(&h).join(".cell"))
+    {
         String::new()
     } else {
         format!(" --home {}", home.root().display())
     };
-    Failure::new(Exit::NucleusFault, format!("no nucleus is running; start it with `cell up{option}`")).into()
+    Failure::new(
+        Exit::NucleusFault,
+        format!("no nucleus is running; start it with `cell up{option}`"),
+    )
+    .into()
 }
 
 fn report(home: &Home, output: &Output, what: &str) {
@@ -128,15 +152,21 @@ fn init_logging() {
     if !std::io::stderr().is_terminal() {
         let _ = rustix::process::setsid();
     }
-    let filter = tracing_subscriber::EnvFilter::try_from_env("CELL_LOG").unwrap_or_else(|_| "info".into());
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_env("CELL_LOG").unwrap_or_else(|_| "info".into());
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .try_init();
 }
 
-/// Removes what a nucleus that was killed could not remove itself.
-fn clear_sockets(home: &Home) {
-    let Ok(Some(_lock)) = home.lock() else { return };
+/// Removes what a nucleus that was killed could not remove itself; `false` if one is still there.
+fn clear_sockets(home: &Home) -> anyhow::Result<bool> {
+    let Some(_lock) = home.lock()? else { return Ok(false) };
     let _ = std::fs::remove_file(home.socket());
     for entry in std::fs::read_dir(home.cells()).into_iter().flatten().flatten() {
         let _ = std::fs::remove_file(entry.path().join("cell.sock"));
     }
+    Ok(true)
 }

@@ -28,7 +28,11 @@ pub(crate) struct RmArguments {
     name: CellName,
 }
 
-pub(crate) fn deploy(arguments: &DeployArguments, global: &Global, output: &Output) -> anyhow::Result<Exit> {
+pub(crate) fn deploy(
+    arguments: &DeployArguments,
+    global: &Global,
+    output: &Output,
+) -> anyhow::Result<Exit> {
     let home = global.home()?;
     let source = deployable(&arguments.directory)?;
     let deployed = put(&home, &source, output)?;
@@ -36,7 +40,11 @@ pub(crate) fn deploy(arguments: &DeployArguments, global: &Global, output: &Outp
     Ok(Exit::Done)
 }
 
-pub(crate) fn rm(arguments: &RmArguments, global: &Global, output: &Output) -> anyhow::Result<Exit> {
+pub(crate) fn rm(
+    arguments: &RmArguments,
+    global: &Global,
+    output: &Output,
+) -> anyhow::Result<Exit> {
     let home = global.home()?;
     let name = arguments.name.as_str();
     let directory = home.cell(name);
@@ -67,7 +75,12 @@ impl Deployed {
 
     pub(crate) fn text(&self) -> String {
         let state = if self.live { "live" } else { "in its place; it goes live with `cell up`" };
-        format!("{} {} is {state}: {}", self.manifest.name, self.hash.short(), self.receptors.join(", "))
+        format!(
+            "{} {} is {state}: {}",
+            self.manifest.name,
+            self.hash.short(),
+            self.receptors.join(", ")
+        )
     }
 }
 
@@ -75,9 +88,14 @@ impl Deployed {
 pub(crate) fn put(home: &Home, source: &Path, output: &Output) -> anyhow::Result<Deployed> {
     let manifest = Manifest::read(source)?;
     let wasm = read_wasm(&source.join(&manifest.wasm))?;
-    let info = gate::inspect(&wasm).map_err(|error| Failure::new(Exit::Refused, format!("refused by the gate: {error}")))?;
+    let info = gate::inspect(&wasm)
+        .map_err(|error| Failure::new(Exit::Refused, format!("refused by the gate: {error}")))?;
     if info.kind != gate::ModuleKind::Cell {
-        return Err(Failure::new(Exit::Refused, "this is a command, not a cell; run it with `cell run`").into());
+        return Err(Failure::new(
+            Exit::Refused,
+            "this is a command, not a cell; run it with `cell run`",
+        )
+        .into());
     }
     home.create()?;
     let name = manifest.name.as_str();
@@ -95,10 +113,13 @@ pub(crate) fn put(home: &Home, source: &Path, output: &Output) -> anyhow::Result
     }
     let hash = CellHash::of(&wasm);
     let bar = output.progress(format!("compiling {name}"));
-    let answer = ask(home, &Request::Await { cell: name.to_owned(), hash: Some(hash.to_string()) })?;
+    let answer =
+        ask(home, &Request::Await { cell: name.to_owned(), hash: Some(hash.to_string()) })?;
     bar.finish_and_clear();
     if let Some(Answer::Failed(reason)) = answer {
-        return Err(Failure::new(Exit::Refused, format!("`{name}` was not deployed: {reason}")).into());
+        return Err(
+            Failure::new(Exit::Refused, format!("`{name}` was not deployed: {reason}")).into()
+        );
     }
     let receptors = info.interface.receptors().iter().map(|r| r.name.to_string()).collect();
     Ok(Deployed { manifest, hash, receptors, live: answer.is_some() })

@@ -28,7 +28,10 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
     if !daemon::is_up(&home) {
         daemon::up_in_background(&home, output)?;
     }
-    let project = arguments.directory.canonicalize().with_context(|| format!("open {}", arguments.directory.display()))?;
+    let project = arguments
+        .directory
+        .canonicalize()
+        .with_context(|| format!("open {}", arguments.directory.display()))?;
     let (changes, changed) = mpsc::channel();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         if event.is_ok_and(|event| !event.kind.is_access()) {
@@ -39,7 +42,8 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
     watch(&mut watcher, &project)?;
     loop {
         while changed.try_recv().is_ok() {}
-        let deployed = build::build(&project, output).and_then(|built| deploy::put(&home, &built.directory, output));
+        let deployed = build::build(&project, output)
+            .and_then(|built| deploy::put(&home, &built.directory, output));
         match deployed {
             Ok(deployed) => output.result(&deployed.json(), &deployed.text()),
             Err(error) if arguments.once => return Err(error),

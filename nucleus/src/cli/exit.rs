@@ -40,7 +40,9 @@ impl Exit {
         match status {
             Status::Ok => Self::Done,
             Status::OutOfAtp | Status::OutOfFuel => Self::OutOfAtp,
-            Status::Trapped | Status::Exited | Status::OverLimit | Status::BadReply => Self::Trapped,
+            Status::Trapped | Status::Exited | Status::OverLimit | Status::BadReply => {
+                Self::Trapped
+            }
             Status::TimedOut => Self::TimedOut,
             Status::Rejected => Self::Failed,
             _ => match status.fault() {

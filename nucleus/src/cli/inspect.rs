@@ -25,7 +25,8 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
     let home = global.home()?;
     let path = find(&home, &arguments.target)?;
     let wasm = read_wasm(&path)?;
-    let info = gate::inspect(&wasm).map_err(|error| Failure::new(Exit::Refused, format!("refused by the gate: {error}")))?;
+    let info = gate::inspect(&wasm)
+        .map_err(|error| Failure::new(Exit::Refused, format!("refused by the gate: {error}")))?;
     let hash = CellHash::of(&wasm);
     let start = Fuel(price::start(info.memory_pages, info.data_bytes));
     let kind = match info.kind {
@@ -87,7 +88,8 @@ fn find(home: &Home, target: &str) -> anyhow::Result<PathBuf> {
     for directory in [path.to_owned(), home.cell(target)] {
         if directory.join(crate::manifest::FILE).is_file() {
             let manifest = Manifest::read(&directory)?;
-            let built = directory.join("target/cell").join(manifest.name.as_str()).join(&manifest.wasm);
+            let built =
+                directory.join("target/cell").join(manifest.name.as_str()).join(&manifest.wasm);
             let direct = directory.join(&manifest.wasm);
             return Ok(if direct.is_file() { direct } else { built });
         }

@@ -66,7 +66,12 @@ pub(crate) fn run(command: &Command, global: &Global, output: &Output) -> anyhow
     }
 }
 
-fn balance(bank: &Bank, names: &Names<'_>, arguments: &AccountArguments, output: &Output) -> anyhow::Result<Exit> {
+fn balance(
+    bank: &Bank,
+    names: &Names<'_>,
+    arguments: &AccountArguments,
+    output: &Output,
+) -> anyhow::Result<Exit> {
     let wanted = arguments.account.as_deref().map(|account| names.parse(account)).transpose()?;
     let mut rows = match wanted {
         Some(account) => vec![(account, bank.ledger.balance(account)?)],
@@ -84,7 +89,8 @@ fn balance(bank: &Bank, names: &Names<'_>, arguments: &AccountArguments, output:
     let mut text = String::new();
     for (account, balance) in &rows {
         // Writing to a String cannot fail.
-        let _ = write!(text, "{:24} {:>24} ATP", names.of(*account), atp(balance.posted_nano.into()));
+        let _ =
+            write!(text, "{:24} {:>24} ATP", names.of(*account), atp(balance.posted_nano.into()));
         if balance.held > NanoAtp::ZERO {
             let _ = write!(text, "   {} held", balance.held);
         }
@@ -93,12 +99,18 @@ fn balance(bank: &Bank, names: &Names<'_>, arguments: &AccountArguments, output:
     if wanted.is_none() {
         let _ = write!(text, "{:24} {:>24} ATP", "sum", atp(sum));
     }
-    let value = json!({ "accounts": values, "sum_nano_atp": i64::try_from(sum).unwrap_or(i64::MAX) });
+    let value =
+        json!({ "accounts": values, "sum_nano_atp": i64::try_from(sum).unwrap_or(i64::MAX) });
     output.result(&value, text.trim_end());
     Ok(Exit::Done)
 }
 
-fn grant(bank: &Bank, names: &Names<'_>, arguments: &GrantArguments, output: &Output) -> anyhow::Result<Exit> {
+fn grant(
+    bank: &Bank,
+    names: &Names<'_>,
+    arguments: &GrantArguments,
+    output: &Output,
+) -> anyhow::Result<Exit> {
     let account = names.parse(&arguments.account)?;
     let id = match &arguments.id {
         Some(id) => TransferId::derive("cell/grant/v1", &[b"named", id.as_bytes()]),
@@ -115,12 +127,22 @@ fn grant(bank: &Bank, names: &Names<'_>, arguments: &GrantArguments, output: &Ou
     let balance = bank.ledger.balance(account)?;
     let value = json!({ "account": account.to_string(), "granted_nano_atp": arguments.amount.0,
                         "posted_nano_atp": balance.posted_nano });
-    let text = format!("granted {} ATP to {}; it has {} ATP", arguments.amount, names.of(account), atp(balance.posted_nano.into()));
+    let text = format!(
+        "granted {} ATP to {}; it has {} ATP",
+        arguments.amount,
+        names.of(account),
+        atp(balance.posted_nano.into())
+    );
     output.result(&value, &text);
     Ok(Exit::Done)
 }
 
-fn history(bank: &Bank, names: &Names<'_>, arguments: &HistoryArguments, output: &Output) -> anyhow::Result<Exit> {
+fn history(
+    bank: &Bank,
+    names: &Names<'_>,
+    arguments: &HistoryArguments,
+    output: &Output,
+) -> anyhow::Result<Exit> {
     let account = arguments.account.as_deref().map(|account| names.parse(account)).transpose()?;
     let mut entries = bank.ledger.history(account, None, arguments.lines)?;
     entries.sort_by_key(|entry| entry.seq);
@@ -133,7 +155,10 @@ fn history(bank: &Bank, names: &Names<'_>, arguments: &HistoryArguments, output:
 fn verify(bank: &Bank, output: &Output) -> anyhow::Result<Exit> {
     let bar = output.progress("folding the journal");
     let verified = bank.ledger.verify().map_err(|error| {
-        Failure::new(Exit::NucleusFault, format!("the ledger does not verify: {error}; keep the file and do not use it"))
+        Failure::new(
+            Exit::NucleusFault,
+            format!("the ledger does not verify: {error}; keep the file and do not use it"),
+        )
     })?;
     bar.finish_and_clear();
     let value = json!({ "verified": true, "entries": verified.entries, "accounts": verified.accounts,
@@ -181,12 +206,17 @@ impl<'a> Names<'a> {
             None if text == "node" => return Ok(self.accounts.node()),
             None if text == "issuer" => return Ok(self.accounts.issuer()),
             Some(("cell", name)) => return Ok(self.accounts.cell(CellName::parse(name)?.as_str())),
-            Some(("uid", uid)) => return Ok(self.accounts.user(uid.parse().context("uid:N takes a user's number")?)),
+            Some(("uid", uid)) => {
+                return Ok(self.accounts.user(uid.parse().context("uid:N takes a user's number")?));
+            }
             _ => {}
         }
         match AccountId::parse(text) {
             Ok(account) => Ok(account),
-            Err(_) => bail!("`{}` is no account: write owner, node, issuer, cell:NAME, uid:N or 64 hexadecimal digits", escape(text)),
+            Err(_) => bail!(
+                "`{}` is no account: write owner, node, issuer, cell:NAME, uid:N or 64 hexadecimal digits",
+                escape(text)
+            ),
         }
     }
 }
@@ -196,25 +226,50 @@ fn entry_json(entry: &Entry, names: &Names<'_>) -> Value {
 }
 
 fn entry_text(entry: &Entry, names: &Names<'_>) -> String {
-    format!("{:6}  {}.{:03}  {}", entry.seq, entry.time_ms / 1000, entry.time_ms % 1000, describe(entry, names))
+    format!(
+        "{:6}  {}.{:03}  {}",
+        entry.seq,
+        entry.time_ms / 1000,
+        entry.time_ms % 1000,
+        describe(entry, names)
+    )
 }
 
 fn describe(entry: &Entry, names: &Names<'_>) -> String {
     match &entry.command {
         LedgerCommand::Transfer(t) => {
-            format!("{} ATP from {} to {}: {}", t.amount, names.of(t.debit), names.of(t.credit), escape(&t.memo))
+            format!(
+                "{} ATP from {} to {}: {}",
+                t.amount,
+                names.of(t.debit),
+                names.of(t.credit),
+                escape(&t.memo)
+            )
         }
-        LedgerCommand::Hold(hold) => format!("hold {} for up to {} ATP of {}", hold.id.short(), hold.amount, names.of(hold.account)),
+        LedgerCommand::Hold(hold) => format!(
+            "hold {} for up to {} ATP of {}",
+            hold.id.short(),
+            hold.amount,
+            names.of(hold.account)
+        ),
         LedgerCommand::Settle(settle) => {
             let mut text = format!("settle {}", settle.hold.short());
             for payment in &settle.payments {
                 // Writing to a String cannot fail.
-                let _ = write!(text, ", {} ATP to {} ({})", payment.amount, names.of(payment.credit), escape(&payment.memo));
+                let _ = write!(
+                    text,
+                    ", {} ATP to {} ({})",
+                    payment.amount,
+                    names.of(payment.credit),
+                    escape(&payment.memo)
+                );
             }
             text
         }
         LedgerCommand::Void { hold } => format!("void {}", hold.short()),
-        LedgerCommand::VoidSession { session } => format!("void the holds of session {}", session.short()),
+        LedgerCommand::VoidSession { session } => {
+            format!("void the holds of session {}", session.short())
+        }
         LedgerCommand::VoidExpired { .. } => "void expired holds".into(),
         _ => "an entry this version does not know".into(),
     }

@@ -44,7 +44,9 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
         let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
         let mut text = Vec::new();
-        file.take(TAIL_BYTES).read_to_end(&mut text).with_context(|| format!("read {}", path.display()))?;
+        file.take(TAIL_BYTES)
+            .read_to_end(&mut text)
+            .with_context(|| format!("read {}", path.display()))?;
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
         let from = lines.len().saturating_sub(arguments.lines);

@@ -33,8 +33,13 @@ pub(super) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
     make(&path, &name, &sdk)?;
     let shown = arguments.path.display();
     let example = "'{\"name\":\"Ada\"}'";
-    let next = format!("made the cell `{name}` in {shown}\n\nnext:  cd {shown} && cell dev\nthen:  cell call {name}.greet {example}");
-    output.result(&serde_json::json!({ "name": name.as_str(), "directory": path, "sdk": sdk }), &next);
+    let next = format!(
+        "made the cell `{name}` in {shown}\n\nnext:  cd {shown} && cell dev\nthen:  cell call {name}.greet {example}"
+    );
+    output.result(
+        &serde_json::json!({ "name": name.as_str(), "directory": path, "sdk": sdk }),
+        &next,
+    );
     Ok(Exit::Done)
 }
 
@@ -44,10 +49,15 @@ fn name(given: Option<&str>, path: &Path) -> anyhow::Result<CellName> {
         None => path.file_name().and_then(|name| name.to_str()).unwrap_or_default(),
     };
     let hint = "choose another with `--name NAME`";
-    let parsed = CellName::parse(name)
-        .map_err(|error| Failure::new(Exit::Usage, format!("a cell cannot be called {name:?}: {error}; {hint}")))?;
+    let parsed = CellName::parse(name).map_err(|error| {
+        Failure::new(Exit::Usage, format!("a cell cannot be called {name:?}: {error}; {hint}"))
+    })?;
     if let Some(reason) = not_a_crate(name) {
-        return Err(Failure::new(Exit::Usage, format!("a crate cannot be called {name:?}: {reason}; {hint}")).into());
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("a crate cannot be called {name:?}: {reason}; {hint}"),
+        )
+        .into());
     }
     Ok(parsed)
 }
@@ -55,11 +65,11 @@ fn name(given: Option<&str>, path: &Path) -> anyhow::Result<CellName> {
 /// Why a cell's name cannot also be its crate's.
 fn not_a_crate(name: &str) -> Option<&'static str> {
     const KEYWORDS: &[&str] = &[
-        "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate", "do", "dyn",
-        "else", "enum", "extern", "false", "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop", "macro",
-        "match", "mod", "move", "mut", "override", "priv", "pub", "ref", "return", "self", "static", "struct",
-        "super", "trait", "true", "try", "type", "typeof", "unsafe", "unsized", "use", "virtual", "where", "while",
-        "yield",
+        "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate",
+        "do", "dyn", "else", "enum", "extern", "false", "final", "fn", "for", "gen", "if", "impl",
+        "in", "let", "loop", "macro", "match", "mod", "move", "mut", "override", "priv", "pub",
+        "ref", "return", "self", "static", "struct", "super", "trait", "true", "try", "type",
+        "typeof", "unsafe", "unsized", "use", "virtual", "where", "while", "yield",
     ];
     const LIBRARIES: &[&str] = &["alloc", "core", "proc_macro", "std", "test"];
     const SDK: &[&str] = &["cell_abi", "cell_client", "cell_guest", "cell_guest_macros"];
@@ -80,7 +90,10 @@ fn require_empty(path: &Path) -> anyhow::Result<()> {
     match fs::read_dir(path).map(|mut entries| entries.next().is_none()) {
         Ok(true) => Ok(()),
         Ok(false) => {
-            let message = format!("{} is not empty; name a directory that does not exist yet", path.display());
+            let message = format!(
+                "{} is not empty; name a directory that does not exist yet",
+                path.display()
+            );
             Err(Failure::new(Exit::Usage, message).into())
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -90,7 +103,9 @@ fn require_empty(path: &Path) -> anyhow::Result<()> {
 
 fn make(path: &Path, name: &CellName, sdk: &Path) -> anyhow::Result<()> {
     let guest = sdk::guest(sdk);
-    let guest = guest.to_str().with_context(|| format!("{} is not UTF-8; choose another --home", guest.display()))?;
+    let guest = guest
+        .to_str()
+        .with_context(|| format!("{} is not UTF-8; choose another --home", guest.display()))?;
     for (file, text) in sdk::template()? {
         // Git would obey a `.gitignore` in the template's own folder.
         let file = if file == "gitignore" { ".gitignore" } else { file };
@@ -121,7 +136,9 @@ mod tests {
     fn check(given: Option<&str>, path: &str, expect: Result<&str, &str>) {
         match (name(given, Path::new(path)), expect) {
             (Ok(name), Ok(expect)) => assert_eq!(name.as_str(), expect),
-            (Err(error), Err(expect)) => assert!(format!("{error:#}").contains(expect), "{error:#}"),
+            (Err(error), Err(expect)) => {
+                assert!(format!("{error:#}").contains(expect), "{error:#}")
+            }
             (result, _) => panic!("{result:?}"),
         }
     }
@@ -144,9 +161,13 @@ mod tests {
         let path = place.path().join("hello");
         require_empty(&path).unwrap();
         make(&path, &CellName::parse("hello").unwrap(), Path::new("/a \"b\\c")).unwrap();
-        let manifest: toml::Table = fs::read_to_string(path.join("Cargo.toml")).unwrap().parse().unwrap();
+        let manifest: toml::Table =
+            fs::read_to_string(path.join("Cargo.toml")).unwrap().parse().unwrap();
         assert_eq!(manifest["package"]["name"].as_str(), Some("hello"));
-        assert_eq!(manifest["dependencies"]["cell-guest"]["path"].as_str(), Some("/a \"b\\c/guest-sdk"));
+        assert_eq!(
+            manifest["dependencies"]["cell-guest"]["path"].as_str(),
+            Some("/a \"b\\c/guest-sdk")
+        );
         assert!(path.join(".gitignore").is_file() && path.join("Cell.toml").is_file());
         assert!(require_empty(&path).is_err());
     }

@@ -32,7 +32,11 @@ impl Output {
 
     /// Prints a result: the value as one line of JSON, or the text for people.
     pub(crate) fn result(&self, value: &impl Serialize, text: &str) {
-        let line = if self.json { serde_json::to_string(value).unwrap_or_default() } else { text.to_owned() };
+        let line = if self.json {
+            serde_json::to_string(value).unwrap_or_default()
+        } else {
+            text.to_owned()
+        };
         if !line.is_empty() {
             // A reader that closed the pipe has seen enough.
             let _ = writeln!(std::io::stdout(), "{line}");

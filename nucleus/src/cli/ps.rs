@@ -27,7 +27,9 @@ pub(crate) fn run(global: &Global, output: &Output) -> anyhow::Result<Exit> {
 /// What lies in `cells/` when no nucleus serves it.
 fn stopped(home: &Home) -> Vec<CellRow> {
     let entries = std::fs::read_dir(home.cells()).into_iter().flatten().flatten();
-    let names = entries.filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let names = entries
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned());
     let mut names: Vec<_> = names.filter(|name| !name.starts_with('.')).collect();
     names.sort();
     let row = |cell: String| CellRow {

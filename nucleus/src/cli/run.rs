@@ -57,8 +57,12 @@ pub(crate) struct Arguments {
 fn parse_directory(text: &str) -> Result<(PathBuf, String, bool), String> {
     let parts: Vec<&str> = text.split("::").collect();
     match parts.as_slice() {
-        [host, guest] if !host.is_empty() && !guest.is_empty() => Ok((host.into(), (*guest).to_owned(), false)),
-        [host, guest, "ro"] if !host.is_empty() && !guest.is_empty() => Ok((host.into(), (*guest).to_owned(), true)),
+        [host, guest] if !host.is_empty() && !guest.is_empty() => {
+            Ok((host.into(), (*guest).to_owned(), false))
+        }
+        [host, guest, "ro"] if !host.is_empty() && !guest.is_empty() => {
+            Ok((host.into(), (*guest).to_owned(), true))
+        }
         _ => Err("write HOST::GUEST or HOST::GUEST::ro, such as ./data::/data".into()),
     }
 }
@@ -74,7 +78,11 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
     let timeout = arguments.timeout.map(seconds).transpose()?;
     for (host, ..) in &arguments.dir {
         if !host.is_dir() {
-            return Err(Failure::new(Exit::Usage, format!("--dir: {} is not a directory", host.display())).into());
+            return Err(Failure::new(
+                Exit::Usage,
+                format!("--dir: {} is not a directory", host.display()),
+            )
+            .into());
         }
     }
     let home = global.home()?;
@@ -100,7 +108,9 @@ fn hold(bank: &mut Bank, arguments: &Arguments, compiled: &Compiled) -> anyhow::
     let start = NanoAtp(price::start(compiled.info.memory_pages, compiled.info.data_bytes));
     let out_of_atp = |message: String| anyhow::Error::from(Failure::new(Exit::OutOfAtp, message));
     if budget < start {
-        return Err(out_of_atp(format!("a budget of {budget} ATP does not cover the job's start, which costs {start} ATP")));
+        return Err(out_of_atp(format!(
+            "a budget of {budget} ATP does not cover the job's start, which costs {start} ATP"
+        )));
     }
     // Who names a budget gets it or nothing; the default is cut to what there is.
     let least = if arguments.budget.is_given() { budget } else { start };
@@ -151,7 +161,15 @@ impl Run<'_> {
         let _ = child.kill();
         let status = child.wait()?;
         match reported? {
-            Some(JobReport::Ended { exit_code, status, message, fuel, memory_bytes_peak, stdin, stdout }) => Ok(Ended {
+            Some(JobReport::Ended {
+                exit_code,
+                status,
+                message,
+                fuel,
+                memory_bytes_peak,
+                stdin,
+                stdout,
+            }) => Ok(Ended {
                 exit_code,
                 status: Status::from_code(status).unwrap_or(Status::HostFault),
                 message,
@@ -161,9 +179,14 @@ impl Run<'_> {
                 stdout,
             }),
             Some(JobReport::NotStarted { message }) => {
-                Err(Failure::new(Exit::Refused, format!("the job was not started: {message}")).into())
+                Err(Failure::new(Exit::Refused, format!("the job was not started: {message}"))
+                    .into())
             }
-            None => Err(Failure::new(Exit::NucleusFault, format!("the job's process ended with {status}; nothing is charged")).into()),
+            None => Err(Failure::new(
+                Exit::NucleusFault,
+                format!("the job's process ended with {status}; nothing is charged"),
+            )
+            .into()),
         }
     }
 
@@ -179,14 +202,19 @@ impl Run<'_> {
             Ok(received) => Ok(received?.map(|(report, _)| report)),
             Err(_) => {
                 child.kill()?;
-                Err(Failure::new(Exit::NucleusFault, "the job's process did not end in time; nothing is charged").into())
+                Err(Failure::new(
+                    Exit::NucleusFault,
+                    "the job's process did not end in time; nothing is charged",
+                )
+                .into())
             }
         }
     }
 
     fn job(&self, fuel: Fuel) -> anyhow::Result<RunJob> {
         let arguments = self.arguments;
-        let program = arguments.module.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let program =
+            arguments.module.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut directories = Vec::new();
         for (host, guest, read_only) in &arguments.dir {
             directories.push((host.canonicalize()?, guest.clone(), *read_only));
@@ -200,24 +228,39 @@ impl Run<'_> {
                 memory_pages: self.compiled.info.memory_pages,
                 data_bytes: self.compiled.info.data_bytes,
             },
-            arguments: std::iter::once(program).chain(arguments.arguments.iter().cloned()).collect(),
+            arguments: std::iter::once(program)
+                .chain(arguments.arguments.iter().cloned())
+                .collect(),
             environment: arguments.env.clone(),
             directories,
             fuel: fuel.0,
             memory_bytes_max: u64::from(arguments.memory) << 20,
-            timeout_ms: self.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1)),
+            timeout_ms: self
+                .timeout
+                .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1)),
         })
     }
 
     /// Pays, tells what it cost, and passes the job's exit code through.
-    fn conclude(&self, bank: &mut Bank, held: Held, ended: Ended, output: &Output) -> anyhow::Result<Exit> {
-        let charge = if ended.status == Status::HostFault { NanoAtp::ZERO } else { ended.fuel.at_base_price() };
+    fn conclude(
+        &self,
+        bank: &mut Bank,
+        held: Held,
+        ended: Ended,
+        output: &Output,
+    ) -> anyhow::Result<Exit> {
+        let charge = if ended.status == Status::HostFault {
+            NanoAtp::ZERO
+        } else {
+            ended.fuel.at_base_price()
+        };
         let (payer, payee) = (bank.accounts.owner, bank.accounts.node());
         let transfer = TransferId::derive("cell/job/v1", &[held.id.as_bytes()]);
         let memo = format!("job {}", self.compiled.hash.short());
         let payment = Payment { id: transfer, credit: payee, amount: charge, memo };
         let payments = if charge > NanoAtp::ZERO { vec![payment] } else { Vec::new() };
-        bank.settle(held, payer, payments, NanoAtp::ZERO, NanoAtp::ZERO).context("pay for the job")?;
+        bank.settle(held, payer, payments, NanoAtp::ZERO, NanoAtp::ZERO)
+            .context("pay for the job")?;
         let exit = match ended.exit_code {
             Some(code) => Exit::Job(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
             None if ended.status == Status::Cancelled => Exit::Job(130),
@@ -226,7 +269,8 @@ impl Run<'_> {
         let receipt = self.receipt(&ended, charge, (payer, payee), transfer);
         if let Some(path) = &self.arguments.receipt {
             let text = serde_json::to_string_pretty(&receipt)? + "\n";
-            fs::write(path, text).with_context(|| format!("write the receipt {}", path.display()))?;
+            fs::write(path, text)
+                .with_context(|| format!("write the receipt {}", path.display()))?;
         }
         if output.json() {
             // Standard output is the job's; the bill goes where the people's line goes.
@@ -244,11 +288,19 @@ impl Run<'_> {
         Ok(exit)
     }
 
-    fn receipt(&self, ended: &Ended, charge: NanoAtp, (payer, payee): (AccountId, AccountId), id: TransferId) -> Value {
+    fn receipt(
+        &self,
+        ended: &Ended,
+        charge: NanoAtp,
+        (payer, payee): (AccountId, AccountId),
+        id: TransferId,
+    ) -> Value {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let outcome = match ended.exit_code {
             Some(code) => json!({ "status": "exited", "exit_code": code }),
-            None => json!({ "status": ended.status.describe(), "code": ended.status.code(), "message": ended.message }),
+            None => {
+                json!({ "status": ended.status.describe(), "code": ended.status.code(), "message": ended.message })
+            }
         };
         json!({
             "version": 1,
@@ -296,7 +348,8 @@ impl Run<'_> {
 
 /// Keeps Ctrl-C from ending this process for as long as the result lives.
 fn ignore_interrupts() -> anyhow::Result<tokio::runtime::Runtime> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let mut interrupts = {
         let _entered = runtime.enter();
         tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?

@@ -44,6 +44,8 @@ struct Known {
     /// The code and settings that are served, or are about to be.
     code: Option<Code>,
     listener: Option<OwnedFd>,
+    /// The worker serves `code`.
+    served: bool,
     stats: CellStats,
 }
 
@@ -77,7 +79,14 @@ pub(crate) struct Prepared {
 impl Cells {
     pub(super) fn new(home: Home, preparer: Sender<String>) -> Self {
         let logs_looked_at = Instant::now();
-        Self { home, preparer, known: HashMap::new(), gone: Vec::new(), generation: 0, logs_looked_at }
+        Self {
+            home,
+            preparer,
+            known: HashMap::new(),
+            gone: Vec::new(),
+            generation: 0,
+            logs_looked_at,
+        }
     }
 
     /// Compares `cells/` with what is known.
@@ -96,9 +105,11 @@ impl Cells {
         // A socket that vanished means that the directory was replaced, or somebody tidied up:
         // the cell starts over, under a new socket.
         let gone = |(name, known): &(&String, &Known)| {
-            !found.contains_key(*name) || (known.listener.is_some() && !self.home.cell_socket(name).exists())
+            !found.contains_key(*name)
+                || (known.listener.is_some() && !self.home.cell_socket(name).exists())
         };
-        let vanished: Vec<String> = self.known.iter().filter(gone).map(|(name, _)| name.clone()).collect();
+        let vanished: Vec<String> =
+            self.known.iter().filter(gone).map(|(name, _)| name.clone()).collect();
         for name in vanished {
             self.known.remove(&name);
             tracing::info!(cell = name, "gone");
@@ -133,10 +144,11 @@ impl Cells {
                 let same = known.code.as_ref().is_some_and(|code| {
                     code.compiled.hash == compiled.hash && code.settings == settings
                 });
-                if same && matches!(known.state, State::Preparing) && known.listener.is_some() {
+                if same && known.served {
                     known.state = State::Live;
                     return;
                 }
+                known.served = false;
                 known.code = Some(Code { compiled, settings, generation: self.generation });
                 self.load(&name, supervisor);
             }
@@ -145,7 +157,12 @@ impl Cells {
 
     /// Hands every cell that has code to a worker that has just started.
     pub(super) fn load_all(&mut self, supervisor: &Supervisor) {
-        let names: Vec<String> = self.known.iter().filter(|(_, k)| k.code.is_some()).map(|(name, _)| name.clone()).collect();
+        let names: Vec<String> = self
+            .known
+            .iter()
+            .filter(|(_, k)| k.code.is_some())
+            .map(|(name, _)| name.clone())
+            .collect();
         for name in names {
             self.load(&name, supervisor);
         }
@@ -154,7 +171,12 @@ impl Cells {
     /// Takes the worker's word on a cell it was handed.
     pub(super) fn loaded(&mut self, name: &str, generation: u64, error: Option<String>) {
         let Some(known) = self.known.get_mut(name) else { return };
-        if known.code.as_ref().is_none_or(|code| code.generation != generation) || matches!(known.state, State::Preparing) {
+        if known.code.as_ref().is_none_or(|code| code.generation != generation) {
+            return;
+        }
+        known.served = error.is_none();
+        if matches!(known.state, State::Preparing) {
+            // The directory changed meanwhile; what becomes of that is what counts.
             return;
         }
         known.state = match error {
@@ -166,6 +188,7 @@ impl Cells {
 
     pub(super) fn worker_gone(&mut self) {
         for known in self.known.values_mut() {
+            known.served = false;
             if matches!(known.state, State::Live) {
                 known.state = State::Loading;
             }
@@ -196,7 +219,11 @@ impl Cells {
     /// The answer for who waits for a cell; `None` while there is none yet.
     pub(super) fn settled(&self, name: &str, hash: Option<&str>) -> Option<Answer> {
         let Some(known) = self.known.get(name) else {
-            return Some(if hash.is_none() { Answer::Done } else { Answer::Failed(format!("`{name}` is gone")) });
+            return Some(if hash.is_none() {
+                Answer::Done
+            } else {
+                Answer::Failed(format!("`{name}` is gone"))
+            });
         };
         let hash = hash?;
         let code = known.code.as_ref().map(|code| code.compiled.hash.to_string());
@@ -215,13 +242,18 @@ impl Cells {
         self.logs_looked_at = Instant::now();
         for (name, known) in &self.known {
             let path = self.home.cell_log(name);
-            if known.code.is_none() || fs::metadata(&path).map_or(0, |found| found.len()) < LOG_BYTES_MAX {
+            if known.code.is_none()
+                || fs::metadata(&path).map_or(0, |found| found.len()) < LOG_BYTES_MAX
+            {
                 continue;
             }
-            let moved = fs::rename(&path, path.with_extension("log.1")).map_err(anyhow::Error::from);
+            let moved =
+                fs::rename(&path, path.with_extension("log.1")).map_err(anyhow::Error::from);
             match moved.and_then(|()| open_log(&path)) {
                 Ok(file) => supervisor.send(&ToWorker::Log { cell: name.clone() }, &[file.as_fd()]),
-                Err(error) => tracing::warn!(cell = name, error = %format!("{error:#}"), "rotate a log"),
+                Err(error) => {
+                    tracing::warn!(cell = name, error = %format!("{error:#}"), "rotate a log")
+                }
             }
         }
     }
@@ -247,10 +279,22 @@ impl Cells {
 impl Known {
     fn new(name: &str) -> Self {
         let stats = CellStats { cell: name.to_owned(), ..CellStats::default() };
-        Self { seen: Seen::default(), state: State::Preparing, code: None, listener: None, stats }
+        Self {
+            seen: Seen::default(),
+            state: State::Preparing,
+            code: None,
+            listener: None,
+            served: false,
+            stats,
+        }
     }
 
-    fn hand_over(&mut self, home: &Home, name: &str, supervisor: &Supervisor) -> anyhow::Result<()> {
+    fn hand_over(
+        &mut self,
+        home: &Home,
+        name: &str,
+        supervisor: &Supervisor,
+    ) -> anyhow::Result<()> {
         let Some(code) = &self.code else { return Ok(()) };
         let directory = home.cell(name);
         for part in ["data", "log"] {
@@ -266,7 +310,8 @@ impl Known {
             }
         };
         let info = &code.compiled.info;
-        let interface = info.interface.receptors().iter().map(|r| format!("{}\n", r.schema)).collect();
+        let interface =
+            info.interface.receptors().iter().map(|r| format!("{}\n", r.schema)).collect();
         let load = LoadCell {
             cell: name.to_owned(),
             generation: code.generation,
@@ -302,7 +347,11 @@ impl Known {
 }
 
 /// Starts the thread that reads and compiles directories, one after the other.
-pub(super) fn start_preparer(cache: ArtefactCache, home: &Home, events: Sender<Event>) -> anyhow::Result<Sender<String>> {
+pub(super) fn start_preparer(
+    cache: ArtefactCache,
+    home: &Home,
+    events: Sender<Event>,
+) -> anyhow::Result<Sender<String>> {
     let (names, to_prepare) = mpsc::channel::<String>();
     let home = home.clone();
     thread::Builder::new().name("prepare".into()).spawn(move || {
@@ -319,11 +368,19 @@ pub(super) fn start_preparer(cache: ArtefactCache, home: &Home, events: Sender<E
     Ok(names)
 }
 
-fn prepare(cache: &ArtefactCache, directory: &Path, name: &str) -> anyhow::Result<(Compiled, Settings)> {
+fn prepare(
+    cache: &ArtefactCache,
+    directory: &Path,
+    name: &str,
+) -> anyhow::Result<(Compiled, Settings)> {
     CellName::parse(name).with_context(|| format!("directory name {name:?}"))?;
     let manifest = Manifest::read(directory)?;
     if manifest.name.as_str() != name {
-        bail!("{} says name = {:?}, but the directory is {name:?}; they must be the same", manifest::FILE, manifest.name.as_str());
+        bail!(
+            "{} says name = {:?}, but the directory is {name:?}; they must be the same",
+            manifest::FILE,
+            manifest.name.as_str()
+        );
     }
     let wasm = read_wasm(&directory.join(&manifest.wasm))?;
     let compiled = compile::compile(cache, &wasm)?;
@@ -337,7 +394,9 @@ fn prepare(cache: &ArtefactCache, directory: &Path, name: &str) -> anyhow::Resul
 pub(crate) fn read_wasm(path: &Path) -> anyhow::Result<Vec<u8>> {
     let file = File::open(path).with_context(|| format!("read {}", path.display()))?;
     let mut wasm = Vec::new();
-    file.take(gate::MODULE_BYTES_MAX as u64 + 1).read_to_end(&mut wasm).with_context(|| format!("read {}", path.display()))?;
+    file.take(gate::MODULE_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut wasm)
+        .with_context(|| format!("read {}", path.display()))?;
     Ok(wasm)
 }
 
@@ -345,7 +404,8 @@ pub(crate) fn read_wasm(path: &Path) -> anyhow::Result<Vec<u8>> {
 fn look(directory: &Path) -> Seen {
     let manifest = directory.join(manifest::FILE);
     // The manifest may name another file; one of any other name counts all the same.
-    let wasm = Manifest::read(directory).map_or_else(|_| "cell.wasm".into(), |manifest| manifest.wasm);
+    let wasm =
+        Manifest::read(directory).map_or_else(|_| "cell.wasm".into(), |manifest| manifest.wasm);
     let files = [manifest, directory.join(wasm)];
     let stamp = |found: fs::Metadata| (found.ino(), found.len(), found.mtime(), found.mtime_nsec());
     Seen(files.iter().map(|file| fs::metadata(file).map_or((0, 0, 0, 0), stamp)).collect())

@@ -114,7 +114,11 @@ pub(crate) fn ask(home: &Home, request: &Request) -> anyhow::Result<Option<Answe
     let path = home.socket();
     let stream = match UnixStream::connect(&path) {
         Ok(stream) => stream,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => return Ok(None),
+        Err(error)
+            if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) =>
+        {
+            return Ok(None);
+        }
         Err(error) => return Err(error).with_context(|| format!("connect to {}", path.display())),
     };
     stream.set_read_timeout(Some(ANSWER_TIME_MAX))?;

@@ -32,11 +32,15 @@ impl Holds {
                     self.of_user.insert(uid, held);
                     Ok(held.amount.0)
                 }
-                Err(LedgerError::InsufficientFunds { .. } | LedgerError::AmountTooLarge { .. }) => Ok(0),
+                Err(LedgerError::InsufficientFunds { .. } | LedgerError::AmountTooLarge { .. }) => {
+                    Ok(0)
+                }
                 Err(error) => Err(error).context("set money aside"),
             };
         };
-        let Some(next) = held.amount.checked_add(amount).filter(|next| i64::try_from(next.0).is_ok()) else {
+        let Some(next) =
+            held.amount.checked_add(amount).filter(|next| i64::try_from(next.0).is_ok())
+        else {
             return Ok(0);
         };
         let raised = self.replace(uid, account, held, Vec::new(), held.amount, next)?;
@@ -47,19 +51,31 @@ impl Holds {
     pub(super) fn pay(&mut self, uid: u32, sequence: u64, rows: &[UsageRow]) -> anyhow::Result<()> {
         let account = self.bank.accounts.user(uid);
         let Some(held) = self.of_user.get(&uid).copied() else {
-            tracing::error!(uid, "the worker reports work that nothing was set aside for; it is not charged");
+            tracing::error!(
+                uid,
+                "the worker reports work that nothing was set aside for; it is not charged"
+            );
             return Ok(());
         };
-        let total = rows.iter().try_fold(NanoAtp::ZERO, |sum, row| sum.checked_add(NanoAtp(row.fuel)));
+        let total =
+            rows.iter().try_fold(NanoAtp::ZERO, |sum, row| sum.checked_add(NanoAtp(row.fuel)));
         let Some(rest) = total.and_then(|total| held.amount.checked_sub(total)) else {
-            tracing::error!(uid, "the worker reports more work than was set aside; it is not charged");
+            tracing::error!(
+                uid,
+                "the worker reports more work than was set aside; it is not charged"
+            );
             return Ok(());
         };
         let session = self.bank.session();
         let payment = |row: &UsageRow| Payment {
             id: TransferId::derive(
                 "cell/usage/v1",
-                &[session.as_bytes(), &sequence.to_le_bytes(), &uid.to_le_bytes(), row.cell.as_bytes()],
+                &[
+                    session.as_bytes(),
+                    &sequence.to_le_bytes(),
+                    &uid.to_le_bytes(),
+                    row.cell.as_bytes(),
+                ],
             ),
             credit: self.bank.accounts.cell(&row.cell),
             amount: NanoAtp(row.fuel),
@@ -93,7 +109,10 @@ impl Holds {
         next_min: NanoAtp,
         next: NanoAtp,
     ) -> anyhow::Result<NanoAtp> {
-        let next = self.bank.settle(held, account, payments, next_min, next).context("pay from what was set aside")?;
+        let next = self
+            .bank
+            .settle(held, account, payments, next_min, next)
+            .context("pay from what was set aside")?;
         match next {
             Some(held) => self.of_user.insert(uid, held),
             None => self.of_user.remove(&uid),

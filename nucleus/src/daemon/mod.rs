@@ -16,6 +16,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use cell_abi::Fault;
+use cell_ledger::LedgerError;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bank::Bank;
@@ -52,7 +54,10 @@ pub(crate) enum Event {
 pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
     home.create()?;
     let Some(_lock) = home.lock()? else {
-        anyhow::bail!("a nucleus is running in {} already; stop it with `cell down`", home.root().display());
+        anyhow::bail!(
+            "a nucleus is running in {} already; stop it with `cell down`",
+            home.root().display()
+        );
     };
     let (events, inbox) = mpsc::channel();
     stop_on_signals(events.clone())?;
@@ -62,7 +67,13 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
     let _watcher = watch::start(&home.cells(), events.clone())?;
     let supervisor = Supervisor::start(&bank, events.clone())?;
     control::serve(listener, events)?;
-    let mut nucleus = Nucleus { home: home.clone(), holds: Holds::new(bank), cells: Cells::new(home.clone(), preparer), supervisor, waiting: Vec::new() };
+    let mut nucleus = Nucleus {
+        home: home.clone(),
+        holds: Holds::new(bank),
+        cells: Cells::new(home.clone(), preparer),
+        supervisor,
+        waiting: Vec::new(),
+    };
     nucleus.cells.scan();
     tracing::info!(home = %home.root().display(), "nucleus is up");
     let ended = nucleus.serve(&inbox);
@@ -106,7 +117,9 @@ impl Nucleus {
 
     fn handle(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
-            Event::Worker(number, message) if number == self.supervisor.number() => self.worker_says(message)?,
+            Event::Worker(number, message) if number == self.supervisor.number() => {
+                self.worker_says(message)?
+            }
             Event::WorkerGone(number) if number == self.supervisor.number() => {
                 tracing::error!("the worker is gone; its unreported calls are not charged");
                 self.holds.void_all()?;
@@ -133,13 +146,17 @@ impl Nucleus {
                 self.supervisor.ready();
                 self.cells.load_all(&self.supervisor);
             }
-            FromWorker::Loaded { cell, generation, error } => self.cells.loaded(&cell, generation, error),
+            FromWorker::Loaded { cell, generation, error } => {
+                self.cells.loaded(&cell, generation, error)
+            }
             FromWorker::NeedHold { uid, amount_min, amount } => {
-                let granted = self.holds.raise(uid, amount_min, amount)?;
+                let granted = tolerate(self.holds.raise(uid, amount_min, amount))?.unwrap_or(0);
                 self.supervisor.send(&crate::link::ToWorker::Granted { uid, amount: granted }, &[]);
             }
-            FromWorker::Usage { sequence, uid, rows } => self.holds.pay(uid, sequence, &rows)?,
-            FromWorker::Release { uid } => self.holds.release(uid)?,
+            FromWorker::Usage { sequence, uid, rows } => {
+                drop(tolerate(self.holds.pay(uid, sequence, &rows))?)
+            }
+            FromWorker::Release { uid } => drop(tolerate(self.holds.release(uid))?),
             FromWorker::Stats { rows } => self.cells.stats(rows),
         }
         Ok(())
@@ -194,6 +211,20 @@ impl Nucleus {
     }
 }
 
+/// What a worker asks in vain is logged; only a ledger that stopped ends the nucleus.
+fn tolerate<T>(result: anyhow::Result<T>) -> anyhow::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => match error.downcast_ref::<LedgerError>() {
+            Some(refused) if refused.fault() != Fault::Host => {
+                tracing::error!(error = %format!("{error:#}"), "the ledger refuses what the worker asks");
+                Ok(None)
+            }
+            _ => Err(error),
+        },
+    }
+}
+
 fn bind_control(home: &Home) -> anyhow::Result<UnixListener> {
     let path = home.socket();
     bind(&path)
@@ -208,8 +239,12 @@ fn bind(path: &std::path::Path) -> anyhow::Result<UnixListener> {
         }
         _ => {}
     }
-    let listener = UnixListener::bind(path)
-        .with_context(|| format!("bind {} (a socket's path has at most 107 bytes; try a shorter --home)", path.display()))?;
+    let listener = UnixListener::bind(path).with_context(|| {
+        format!(
+            "bind {} (a socket's path has at most 107 bytes; try a shorter --home)",
+            path.display()
+        )
+    })?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }

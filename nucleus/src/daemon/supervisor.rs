@@ -36,8 +36,10 @@ struct Running {
 impl Supervisor {
     pub(super) fn start(bank: &Bank, events: Sender<Event>) -> anyhow::Result<Self> {
         let accounts = &bank.accounts;
-        let owner = ToWorker::Owner { uid: accounts.owner_uid(), account: accounts.owner.to_string() };
-        let mut this = Self { events, owner, number: 0, worker: None, delay: DELAY_MIN, restart_at: None };
+        let owner =
+            ToWorker::Owner { uid: accounts.owner_uid(), account: accounts.owner.to_string() };
+        let mut this =
+            Self { events, owner, number: 0, worker: None, delay: DELAY_MIN, restart_at: None };
         this.spawn()?;
         Ok(this)
     }
@@ -77,7 +79,7 @@ impl Supervisor {
 
     /// Starts a worker if the delay after the last one's death is over.
     pub(super) fn restart_if_due(&mut self) -> anyhow::Result<bool> {
-        if !self.restart_at.is_some_and(|at| Instant::now() >= at) {
+        if self.restart_at.is_none_or(|at| Instant::now() < at) {
             return Ok(false);
         }
         self.restart_at = None;
@@ -106,7 +108,9 @@ impl Supervisor {
             .context("start the worker")?;
         self.number += 1;
         let (number, events, reader) = (self.number, self.events.clone(), ours.try_clone()?);
-        thread::Builder::new().name(format!("worker {number}")).spawn(move || read(&reader, number, &events))?;
+        thread::Builder::new()
+            .name(format!("worker {number}"))
+            .spawn(move || read(&reader, number, &events))?;
         ours.send(&self.owner, &[]).context("send to the worker")?;
         self.worker = Some(Running { child, link: ours, started: Instant::now(), ready: false });
         Ok(())

@@ -51,7 +51,8 @@ pub(super) fn start(cells: &Path, events: Sender<Event>) -> anyhow::Result<Watch
 
 fn watch_each(watcher: &mut RecommendedWatcher, cells: &Path, watched: &mut HashSet<PathBuf>) {
     let Ok(entries) = fs::read_dir(cells) else { return };
-    let found: HashSet<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    let found: HashSet<PathBuf> =
+        entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
     for path in &found {
         // A limit of the system on watches only makes changes come later, by the rescan.
         if !watched.contains(path) && watcher.watch(path, RecursiveMode::NonRecursive).is_ok() {

@@ -57,7 +57,8 @@ impl Cells {
         let hash = CellHash::parse(&load.hash)?;
         let facts = &load.facts;
         let interface = Interface::parse(facts.interface.as_bytes())?;
-        let info = ModuleInfo::of_cell(interface, facts.has_json, facts.memory_pages, facts.data_bytes);
+        let info =
+            ModuleInfo::of_cell(interface, facts.has_json, facts.memory_pages, facts.data_bytes);
         let module = sandbox.load(&load.artefact, info, hash)?;
         let mut options = load.settings.options();
         options.state = Arc::new(FileState::new(&load.data));
@@ -77,7 +78,9 @@ impl Cells {
                 lock(&entry.log).reopen(log);
                 entry
             }
-            None => Arc::clone(entries.entry(name.clone()).or_insert_with(|| Arc::new(Entry::new(name, log)))),
+            None => Arc::clone(
+                entries.entry(name.clone()).or_insert_with(|| Arc::new(Entry::new(name, log))),
+            ),
         };
         drop(entries);
         entry.serve(Some(serving));
@@ -120,7 +123,9 @@ impl Cells {
             }
         }
         drop(reported);
-        changed.chunks(ROWS_PER_REPORT).try_for_each(|rows| link.send(&FromWorker::Stats { rows: rows.to_vec() }, &[]))
+        changed
+            .chunks(ROWS_PER_REPORT)
+            .try_for_each(|rows| link.send(&FromWorker::Stats { rows: rows.to_vec() }, &[]))
     }
 
     fn entry(&self, name: &CellName) -> Option<Arc<Entry>> {
@@ -171,7 +176,8 @@ impl Entry {
         if !matches!(status, Status::Ok | Status::Rejected) {
             self.failed.fetch_add(1, Relaxed);
             let colon = if message.is_empty() { "" } else { ": " };
-            *lock(&self.last_error) = Some(format!("{}{colon}{}", status.describe(), String::from_utf8_lossy(message)));
+            *lock(&self.last_error) =
+                Some(format!("{}{colon}{}", status.describe(), String::from_utf8_lossy(message)));
         }
     }
 

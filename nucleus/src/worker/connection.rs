@@ -32,6 +32,8 @@ const UNSENT_BYTES_MAX: usize = 4 << 20;
 const HELLO_TIME_MAX: Duration = Duration::from_secs(2);
 /// Time without progress in the middle of a frame, either way, before a connection is closed.
 const STALL_TIME_MAX: Duration = Duration::from_secs(10);
+/// Time a large reply may take to be sent: it keeps its instance for so long.
+const SEND_TIME_MAX: Duration = Duration::from_secs(30);
 /// Frames handled before the loop looks at its other connections.
 const FRAMES_PER_TURN: usize = 32;
 /// Replies up to this size are copied to be sent together; larger ones go straight from the guest.
@@ -90,11 +92,16 @@ enum Stage {
 
 enum Segment {
     Bytes { bytes: Vec<u8>, sent: usize },
-    Reply { header: [u8; HEADER_BYTES], payload: Box<Payload>, sent: usize },
+    Reply { header: [u8; HEADER_BYTES], payload: Box<Payload>, sent: usize, queued: Instant },
 }
 
 impl Connection {
-    pub(super) fn new(stream: UnixStream, entry: Arc<Entry>, purse: Arc<Purse>, payer: AccountId) -> Self {
+    pub(super) fn new(
+        stream: UnixStream,
+        entry: Arc<Entry>,
+        purse: Arc<Purse>,
+        payer: AccountId,
+    ) -> Self {
         Self {
             stream,
             entry,
@@ -124,7 +131,9 @@ impl Connection {
         }
         while self.readable && !self.is_paused() && tasks.len() < FRAMES_PER_TURN {
             let read = match &mut self.stage {
-                Stage::Fill { begun, filled } => self.stream.read(begun.request_mut().get_mut(*filled..).unwrap_or_default()),
+                Stage::Fill { begun, filled } => {
+                    self.stream.read(begun.request_mut().get_mut(*filled..).unwrap_or_default())
+                }
                 _ => self.stream.read(buffer),
             };
             match read {
@@ -174,8 +183,12 @@ impl Connection {
     pub(super) fn flush(&mut self) -> bool {
         while let Some(segment) = self.unsent.front_mut() {
             let sent = match segment {
-                Segment::Bytes { bytes, sent } => self.stream.write(bytes.get(*sent..).unwrap_or_default()),
-                Segment::Reply { header, payload, sent } => write_reply(&mut self.stream, header, payload.bytes(), *sent),
+                Segment::Bytes { bytes, sent } => {
+                    self.stream.write(bytes.get(*sent..).unwrap_or_default())
+                }
+                Segment::Reply { header, payload, sent, .. } => {
+                    write_reply(&mut self.stream, header, payload.bytes(), *sent)
+                }
             };
             match sent {
                 Ok(0) => return false,
@@ -194,13 +207,25 @@ impl Connection {
         !self.closing
     }
 
-    /// Whether the client has kept the connection waiting too long.
-    pub(super) fn is_stalled(&self, now: Instant) -> bool {
-        let stalled = now.saturating_duration_since(self.progressed);
-        let waits_for_client = !self.unsent.is_empty()
+    /// Whether the client is to do something: to say hello, to end a frame, or to read.
+    pub(super) fn waits_for_client(&self) -> bool {
+        !self.greeted
+            || !self.unsent.is_empty()
             || matches!(self.stage, Stage::Fill { .. } | Stage::Skip(_))
-            || (!self.pending.is_empty() && !self.is_paused());
-        (!self.greeted && stalled > HELLO_TIME_MAX) || (waits_for_client && stalled > STALL_TIME_MAX)
+            || (!self.pending.is_empty() && !self.is_paused())
+    }
+
+    /// Whether the client has kept the connection, or an instance, waiting too long.
+    pub(super) fn is_stalled(&self, now: Instant) -> bool {
+        let since = |then: Instant| now.saturating_duration_since(then);
+        // Bytes that drip count as progress, but an instance is not kept for ever.
+        let keeps_instance = match (&self.stage, self.unsent.front()) {
+            (Stage::Fill { begun, .. }, _) => now > begun.limits().1,
+            (_, Some(Segment::Reply { queued, .. })) => since(*queued) > SEND_TIME_MAX,
+            _ => false,
+        };
+        let patience = if self.greeted { STALL_TIME_MAX } else { HELLO_TIME_MAX };
+        keeps_instance || (self.waits_for_client() && since(self.progressed) > patience)
     }
 
     /// The connection ends: its calls are stopped and pay for what they burned.
@@ -343,7 +368,9 @@ impl Connection {
                 Err(ended) => self.queue(ended),
             },
             Kind::Cancel => self.cancel(header.request_id),
-            Kind::Ping => self.push(&Header { request_id: header.request_id, ..Header::new(Kind::Pong) }.encode()),
+            Kind::Ping => self.push(
+                &Header { request_id: header.request_id, ..Header::new(Kind::Pong) }.encode(),
+            ),
             kind => return Err(FrameError::WrongDirection(kind)),
         }
         Ok(Some(whole))
@@ -374,7 +401,9 @@ impl Connection {
     }
 
     fn open(&mut self, asked: &Header, open: &Open) {
-        let ended = self.try_open(asked, open).unwrap_or_else(|(status, message)| refusal(asked, status, message));
+        let ended = self
+            .try_open(asked, open)
+            .unwrap_or_else(|(status, message)| refusal(asked, status, message));
         self.queue(ended);
     }
 
@@ -387,13 +416,19 @@ impl Connection {
         let interface = serving.cell.interface();
         let Some((number, receptor)) = interface.find(open.receptor.as_str()) else {
             let known: Vec<_> = interface.receptors().iter().map(|r| r.name.as_str()).collect();
-            return Err((Status::UnknownReceptor, format!("the cell has: {}", known.join(", ")).into_bytes()));
+            return Err((
+                Status::UnknownReceptor,
+                format!("the cell has: {}", known.join(", ")).into_bytes(),
+            ));
         };
         if open.fingerprint != Fingerprint::UNTYPED && open.fingerprint != receptor.fingerprint {
             return Err((Status::SchemaMismatch, receptor.schema.clone().into_bytes()));
         }
         if self.slots.len() >= SLOTS_MAX {
-            return Err((Status::Busy, format!("a connection may open {SLOTS_MAX} receptors").into_bytes()));
+            return Err((
+                Status::Busy,
+                format!("a connection may open {SLOTS_MAX} receptors").into_bytes(),
+            ));
         }
         let mut opened = refusal(asked, Status::Ok, receptor.schema.clone().into_bytes());
         opened.header.slot = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
@@ -404,10 +439,13 @@ impl Connection {
     }
 
     /// Checks a call's header against its slot and the code that serves now.
+    #[expect(clippy::result_large_err, reason = "the error is the reply itself, moved once")]
     fn call(&mut self, header: Header) -> Result<Call, Ended> {
         let refuse = |status: Status| refusal(&header, status, Vec::new());
         let slot = usize::try_from(header.slot).ok().and_then(|at| self.slots.get(at));
-        let slot = slot.filter(|slot| slot.receptor == header.receptor).ok_or_else(|| refuse(Status::BadSlot))?;
+        let slot = slot
+            .filter(|slot| slot.receptor == header.receptor)
+            .ok_or_else(|| refuse(Status::BadSlot))?;
         let serving = self.entry.serving().ok_or_else(|| refuse(Status::Gone))?;
         let receptor = serving.cell.interface().receptors().get(usize::from(header.receptor));
         if receptor.map(|receptor| receptor.fingerprint) != Some(slot.fingerprint) {
@@ -431,7 +469,7 @@ impl Connection {
     }
 
     /// Stops a call; the loop's next look at its deadline, or its next slice, ends it.
-    fn cancel(&mut self, request_id: u64) {
+    fn cancel(&self, request_id: u64) {
         if let Some((_, stop)) = self.in_flight.iter().find(|(id, _)| *id == request_id) {
             stop.cancel();
         }
@@ -445,7 +483,10 @@ impl Connection {
         let message = error.to_string().into_bytes();
         let header = Header { status: status.code(), ..Header::new(Kind::Goaway) };
         let payload_bytes = u32::try_from(message.len()).unwrap_or(0);
-        self.queue(Ended { header: Header { payload_bytes, ..header }, payload: Payload::Bytes(message) });
+        self.queue(Ended {
+            header: Header { payload_bytes, ..header },
+            payload: Payload::Bytes(message),
+        });
         self.pending = Vec::new();
         self.closing = true;
     }
@@ -460,7 +501,12 @@ impl Connection {
         } else {
             self.unsent_bytes += length;
             let header = ended.header.encode();
-            self.unsent.push_back(Segment::Reply { header, payload: Box::new(ended.payload), sent: 0 });
+            self.unsent.push_back(Segment::Reply {
+                header,
+                payload: Box::new(ended.payload),
+                sent: 0,
+                queued: Instant::now(),
+            });
         }
     }
 
@@ -501,7 +547,12 @@ impl Segment {
 }
 
 /// Writes a header, a payload in the guest's memory and the padding in one system call.
-fn write_reply(stream: &mut UnixStream, header: &[u8], payload: &[u8], sent: usize) -> io::Result<usize> {
+fn write_reply(
+    stream: &mut UnixStream,
+    header: &[u8],
+    payload: &[u8],
+    sent: usize,
+) -> io::Result<usize> {
     let zeros = [0; 16];
     let parts = [header, payload, zeros.get(..padding(payload.len())).unwrap_or_default()];
     let mut skip = sent;

@@ -20,10 +20,10 @@ use mio::net::{UnixListener, UnixStream};
 use mio::{Events, Interest, Token};
 use tokio::runtime::Handle;
 
-use super::{Worker, account_of};
 use super::call::{Begun, Ended};
 use super::cells::Entry;
 use super::connection::{Connection, READ_BYTES, Task};
+use super::{Worker, account_of};
 
 /// Connections all loops together may have; one more is closed at once.
 const CONNECTIONS_MAX: usize = 4096;
@@ -62,7 +62,11 @@ enum Mail {
 
 impl Loops {
     /// Starts this many threads.
-    pub(super) fn start(threads: usize, worker: &Arc<Worker>, runtime: &Handle) -> io::Result<Self> {
+    pub(super) fn start(
+        threads: usize,
+        worker: &Arc<Worker>,
+        runtime: &Handle,
+    ) -> io::Result<Self> {
         let connections = Arc::new(AtomicUsize::new(0));
         let mut shared = Vec::new();
         let mut polls = Vec::new();
@@ -173,6 +177,8 @@ struct EventLoop {
     buffer: Vec<u8>,
     tasks: Vec<Task>,
     ticked: Instant,
+    /// A call or a client may run into a time limit: the loop wakes without an event.
+    watching: bool,
 }
 
 impl EventLoop {
@@ -193,6 +199,7 @@ impl EventLoop {
             buffer: vec![0; READ_BYTES],
             tasks: Vec::new(),
             ticked: Instant::now(),
+            watching: false,
         }
     }
 
@@ -203,19 +210,21 @@ impl EventLoop {
             // A guest that yielded has woken itself while it was polled.
             self.take_woken();
             let busy = !self.queue.is_empty() || !self.turns.is_empty();
-            let idle = self.connections.len() == self.vacant.len() && self.running.len() == self.free.len();
-            let timeout = if busy { Some(Duration::ZERO) } else if idle { None } else { Some(TICK) };
+            let timeout = if busy { Some(Duration::ZERO) } else { self.watching.then_some(TICK) };
             if let Err(error) = self.poll.poll(&mut events, timeout)
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 tracing::error!(%error, "wait for events");
                 return;
             }
+            self.watching |= !events.is_empty();
             for event in &events {
                 match event.token() {
                     WAKE => {}
                     Token(at) if at >= LISTENERS => self.accept(at - LISTENERS),
-                    Token(at) => self.connection_ready(at, event.is_readable() || event.is_read_closed()),
+                    Token(at) => {
+                        self.connection_ready(at, event.is_readable() || event.is_read_closed())
+                    }
                 }
             }
             self.take_mail();
@@ -289,7 +298,7 @@ impl EventLoop {
         }
     }
 
-    fn accept(&mut self, at: usize) {
+    fn accept(&self, at: usize) {
         loop {
             let Some(Some((listener, entry))) = self.listeners.get(at) else { return };
             match listener.accept() {
@@ -302,7 +311,9 @@ impl EventLoop {
                     let peers = self.shared.peers.get().map(Vec::as_slice).unwrap_or_default();
                     let turn = self.shared.next_peer.fetch_add(1, Relaxed);
                     match peers.get(turn % peers.len().max(1)) {
-                        Some(peer) if !Arc::ptr_eq(peer, &self.shared) => peer.send(Mail::Connection(stream, entry)),
+                        Some(peer) if !Arc::ptr_eq(peer, &self.shared) => {
+                            peer.send(Mail::Connection(stream, entry))
+                        }
                         _ => lock(&self.shared.mail).push(Mail::Connection(stream, entry)),
                     }
                 }
@@ -331,7 +342,10 @@ impl EventLoop {
         let purse = self.worker.purses.of(uid);
         self.serial += 1;
         if let Some(place) = self.connections.get_mut(at) {
-            *place = Some((Connection::new(stream, entry, purse, account_of(uid, self.worker.owner)), self.serial));
+            *place = Some((
+                Connection::new(stream, entry, purse, account_of(uid, self.worker.owner)),
+                self.serial,
+            ));
         }
         self.turn(at);
         Ok(())
@@ -368,7 +382,9 @@ impl EventLoop {
     }
 
     fn disconnect(&mut self, at: usize) {
-        let Some((mut connection, _)) = self.connections.get_mut(at).and_then(Option::take) else { return };
+        let Some((mut connection, _)) = self.connections.get_mut(at).and_then(Option::take) else {
+            return;
+        };
         let _ = self.poll.registry().deregister(connection.stream_mut());
         connection.close();
         self.vacant.push(at);
@@ -376,26 +392,36 @@ impl EventLoop {
     }
 
     fn start(&mut self, connection: usize, serial: u64, task: Task) {
-        let (stop, deadline, future): (_, _, Pin<Box<dyn Future<Output = Done> + Send>>) = match task {
-            Task::Run(call, request) => {
-                let (stop, deadline) = (call.stop.clone(), call.deadline);
-                (stop, deadline, Box::pin(async move { Done::Ended(call.run(request).await) }))
-            }
-            Task::Begin(call, length) => {
-                let (stop, deadline) = (call.stop.clone(), call.deadline);
-                let header = call.header;
-                let begin = async move { Done::Begun(Box::new(call.begin(length).await.map_err(|ended| (header, ended)))) };
-                (stop, deadline, Box::pin(begin))
-            }
-            Task::Finish(begun) => {
-                let (stop, deadline) = begun.limits();
-                (stop.clone(), deadline, Box::pin(async move { Done::Ended(begun.finish().await) }))
-            }
-        };
+        let (stop, deadline, future): (_, _, Pin<Box<dyn Future<Output = Done> + Send>>) =
+            match task {
+                Task::Run(call, request) => {
+                    let (stop, deadline) = (call.stop.clone(), call.deadline);
+                    (stop, deadline, Box::pin(async move { Done::Ended(call.run(request).await) }))
+                }
+                Task::Begin(call, length) => {
+                    let (stop, deadline) = (call.stop.clone(), call.deadline);
+                    let header = call.header;
+                    let begin = async move {
+                        Done::Begun(Box::new(
+                            call.begin(length).await.map_err(|ended| (header, ended)),
+                        ))
+                    };
+                    (stop, deadline, Box::pin(begin))
+                }
+                Task::Finish(begun) => {
+                    let (stop, deadline) = begun.limits();
+                    (
+                        stop.clone(),
+                        deadline,
+                        Box::pin(async move { Done::Ended(begun.finish().await) }),
+                    )
+                }
+            };
         let at = self.free.pop().unwrap_or(self.running.len());
         if at == self.running.len() {
             self.running.push(None);
-            self.wakers.push(Arc::new(TaskWaker { task: at, shared: Arc::clone(&self.shared) }).into());
+            self.wakers
+                .push(Arc::new(TaskWaker { task: at, shared: Arc::clone(&self.shared) }).into());
         }
         if let Some(place) = self.running.get_mut(at) {
             *place = Some(Running { connection, serial, future, stop, deadline, queued: false });
@@ -405,7 +431,8 @@ impl EventLoop {
 
     /// Goes on with a task from the run queue, and sends what came of it.
     fn advance(&mut self, task: usize) {
-        let connection = self.running.get(task).and_then(Option::as_ref).map(|running| running.connection);
+        let connection =
+            self.running.get(task).and_then(Option::as_ref).map(|running| running.connection);
         if self.poll_task(task)
             && let Some(connection) = connection
         {
@@ -415,11 +442,14 @@ impl EventLoop {
 
     /// Polls a task once; `true` when it is done.
     fn poll_task(&mut self, task: usize) -> bool {
-        let (Some(Some(running)), Some(waker)) = (self.running.get_mut(task), self.wakers.get(task)) else {
+        let (Some(Some(running)), Some(waker)) =
+            (self.running.get_mut(task), self.wakers.get(task))
+        else {
             return false;
         };
         running.queued = false;
-        let Poll::Ready(done) = running.future.as_mut().poll(&mut Context::from_waker(waker)) else {
+        let Poll::Ready(done) = running.future.as_mut().poll(&mut Context::from_waker(waker))
+        else {
             return false;
         };
         let (connection, serial) = (running.connection, running.serial);
@@ -462,9 +492,13 @@ impl EventLoop {
                 self.queue.push_back(at);
             }
         }
+        self.watching = self.running.len() > self.free.len();
         for at in 0..self.connections.len() {
-            if matches!(self.connections.get(at), Some(Some((connection, _))) if connection.is_stalled(now)) {
+            let Some(Some((connection, _))) = self.connections.get(at) else { continue };
+            if connection.is_stalled(now) {
                 self.disconnect(at);
+            } else {
+                self.watching |= connection.waits_for_client();
             }
         }
     }

@@ -41,7 +41,10 @@ impl Log {
         }
         self.allowance -= cost;
         if self.dropped > 0 {
-            let note = format!("{} records dropped: more than {BYTES_PER_S_MAX} bytes per second", self.dropped);
+            let note = format!(
+                "{} records dropped: more than {BYTES_PER_S_MAX} bytes per second",
+                self.dropped
+            );
             self.dropped = 0;
             self.append(LogLevel::Warn, note.as_bytes());
         }
@@ -56,7 +59,8 @@ impl Log {
             LogLevel::Info => "info",
             _ => "debug",
         };
-        let record = format!("{}.{:03} {level} {}\n", since.as_secs(), since.subsec_millis(), escape(line));
+        let record =
+            format!("{}.{:03} {level} {}\n", since.as_secs(), since.subsec_millis(), escape(line));
         // A full disk must not stop the cell; the record is lost.
         let _ = self.file.write_all(record.as_bytes());
     }

@@ -60,10 +60,12 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let Some((ToWorker::Owner { uid, account }, _)) = reader.receive(&mut buffer)? else {
         bail!("the nucleus did not say who its owner is");
     };
-    let pooled = Allocation::Pooled { instances_max: INSTANCES_MAX, memory_bytes_max: MEMORY_BYTES_MAX };
+    let pooled =
+        Allocation::Pooled { instances_max: INSTANCES_MAX, memory_bytes_max: MEMORY_BYTES_MAX };
     let sandbox = Arc::new(Sandbox::new(pooled)?);
     // WASI's timers need a runtime; its one thread only keeps time.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let worker = Arc::new(Worker {
         sandbox,
         cells: Arc::default(),
@@ -120,7 +122,12 @@ fn close_standard_input() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn handle(worker: &Arc<Worker>, loops: &Loops, message: ToWorker, fds: Vec<OwnedFd>) -> anyhow::Result<()> {
+fn handle(
+    worker: &Arc<Worker>,
+    loops: &Loops,
+    message: ToWorker,
+    fds: Vec<OwnedFd>,
+) -> anyhow::Result<()> {
     let mut fds = fds.into_iter();
     match message {
         ToWorker::Load(load) => {
@@ -129,9 +136,10 @@ fn handle(worker: &Arc<Worker>, loops: &Loops, message: ToWorker, fds: Vec<Owned
             let error = match loaded {
                 // A cell that is served already has its socket.
                 Ok((_, false)) => None,
-                Ok((entry, true)) => {
-                    fds.next().and_then(|listener| loops.listen(entry, listener).err()).map(|e| format!("{e:#}"))
-                }
+                Ok((entry, true)) => fds
+                    .next()
+                    .and_then(|listener| loops.listen(entry, listener).err())
+                    .map(|e| format!("{e:#}")),
                 Err(error) => Some(format!("{error:#}")),
             };
             worker.link.send(&FromWorker::Loaded { cell, generation, error }, &[])?;
@@ -146,7 +154,9 @@ fn handle(worker: &Arc<Worker>, loops: &Loops, message: ToWorker, fds: Vec<Owned
             }
         }
         ToWorker::Granted { uid, amount } => worker.purses.grant(uid, amount),
-        ToWorker::Owner { .. } | ToWorker::Shutdown => bail!("the nucleus sent a message out of turn"),
+        ToWorker::Owner { .. } | ToWorker::Shutdown => {
+            bail!("the nucleus sent a message out of turn")
+        }
     }
     Ok(())
 }

@@ -39,7 +39,14 @@ impl Purses {
     /// The purse of a user.
     pub(super) fn of(&self, uid: u32) -> Arc<Purse> {
         let mut purses = lock(&self.purses);
-        let make = || Arc::new(Purse { uid, link: Arc::clone(&self.link), state: Mutex::default(), changed: Notify::new() });
+        let make = || {
+            Arc::new(Purse {
+                uid,
+                link: Arc::clone(&self.link),
+                state: Mutex::default(),
+                changed: Notify::new(),
+            })
+        };
         Arc::clone(purses.entry(uid).or_insert_with(make))
     }
 
@@ -77,9 +84,14 @@ impl Purses {
         state.granted = state.granted.saturating_sub(burned);
         for rows in rows.chunks(ROWS_PER_REPORT) {
             let sequence = self.sequence.fetch_add(1, Relaxed);
-            self.link.send(&FromWorker::Usage { sequence, uid: purse.uid, rows: rows.to_vec() }, &[])?;
+            self.link
+                .send(&FromWorker::Usage { sequence, uid: purse.uid, rows: rows.to_vec() }, &[])?;
         }
-        if state.granted > 0 && state.reserved == 0 && !state.asked && state.last_call.is_none_or(|at| at.elapsed() > IDLE) {
+        if state.granted > 0
+            && state.reserved == 0
+            && !state.asked
+            && state.last_call.is_none_or(|at| at.elapsed() > IDLE)
+        {
             state.granted = 0;
             self.link.send(&FromWorker::Release { uid: purse.uid }, &[])?;
         }
@@ -161,7 +173,9 @@ impl Purse {
             // Registered before the look, so that no change is missed in between.
             changed.as_mut().enable();
             match self.try_reserve(limit, &mut asked) {
-                Try::Reserved => return Ok(Reservation { purse: Arc::clone(self), limit: limit.0 }),
+                Try::Reserved => {
+                    return Ok(Reservation { purse: Arc::clone(self), limit: limit.0 });
+                }
                 Try::Refused(free) => return Err(Fuel(free)),
                 Try::Wait => changed.await,
             }
@@ -185,7 +199,8 @@ impl Purse {
         }
         let missing = limit.0 - free;
         let ahead = limit.0.saturating_mul(CALLS_PER_HOLD).min(AHEAD_MAX);
-        let request = FromWorker::NeedHold { uid: self.uid, amount_min: missing, amount: missing.max(ahead) };
+        let request =
+            FromWorker::NeedHold { uid: self.uid, amount_min: missing, amount: missing.max(ahead) };
         if self.link.send(&request, &[]).is_err() {
             return Try::Refused(free);
         }

@@ -34,8 +34,12 @@ impl FileState {
         Self { path: directory.join("state.db"), open: Mutex::default() }
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut Open) -> rusqlite::Result<T>) -> Result<T, StateError> {
-        let mut guard: MutexGuard<'_, Option<Open>> = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&mut Open) -> rusqlite::Result<T>,
+    ) -> Result<T, StateError> {
+        let mut guard: MutexGuard<'_, Option<Open>> =
+            self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let result = match guard.as_mut() {
             Some(open) => work(open),
             None => Open::at(&self.path).and_then(|open| work(guard.insert(open))),
@@ -70,7 +74,8 @@ impl Open {
 impl StateStore for FileState {
     fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
         self.with(|open| {
-            let mut select = open.connection.prepare_cached("SELECT value FROM state WHERE key = ?1")?;
+            let mut select =
+                open.connection.prepare_cached("SELECT value FROM state WHERE key = ?1")?;
             select.query_row([key], |row| row.get(0)).optional()
         })
     }
@@ -80,11 +85,15 @@ impl StateStore for FileState {
             let mut change = 0_i64;
             let transaction = open.connection.transaction()?;
             {
-                let mut size = transaction.prepare_cached("SELECT length(key) + length(value) FROM state WHERE key = ?1")?;
-                let mut set = transaction.prepare_cached("INSERT OR REPLACE INTO state (key, value) VALUES (?1, ?2)")?;
+                let mut size = transaction.prepare_cached(
+                    "SELECT length(key) + length(value) FROM state WHERE key = ?1",
+                )?;
+                let mut set = transaction
+                    .prepare_cached("INSERT OR REPLACE INTO state (key, value) VALUES (?1, ?2)")?;
                 let mut delete = transaction.prepare_cached("DELETE FROM state WHERE key = ?1")?;
                 for (key, value) in writes {
-                    let before: i64 = size.query_row([key], |row| row.get(0)).optional()?.unwrap_or(0);
+                    let before: i64 =
+                        size.query_row([key], |row| row.get(0)).optional()?.unwrap_or(0);
                     let after = match value {
                         Some(value) => {
                             set.execute(params![key, value])?;
@@ -117,9 +126,12 @@ mod tests {
     fn values_stay_and_are_counted() {
         let directory = tempfile::tempdir().unwrap();
         let state = FileState::new(directory.path());
-        let writes = Writes::from([(b"a".to_vec(), Some(vec![1, 2])), (b"b".to_vec(), Some(vec![3]))]);
+        let writes =
+            Writes::from([(b"a".to_vec(), Some(vec![1, 2])), (b"b".to_vec(), Some(vec![3]))]);
         state.commit(&writes).unwrap();
-        state.commit(&Writes::from([(b"a".to_vec(), Some(vec![9])), (b"b".to_vec(), None)])).unwrap();
+        state
+            .commit(&Writes::from([(b"a".to_vec(), Some(vec![9])), (b"b".to_vec(), None)]))
+            .unwrap();
         assert_eq!(state.bytes().unwrap(), 2);
         let reopened = FileState::new(directory.path());
         assert_eq!(reopened.value(b"a").unwrap(), Some(vec![9]));
