@@ -1,6 +1,5 @@
 //! Processes that this program starts and, whatever happens, ends.
 
-use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
@@ -106,8 +105,7 @@ pub(crate) fn launch(command: &[OsString]) -> anyhow::Result<bool> {
 /// Uses up one core.
 pub(crate) fn spin(core: usize) -> anyhow::Result<bool> {
     pin_to(core)?;
-    let never: Infallible = loop {
+    loop {
         std::hint::spin_loop();
-    };
-    match never {}
+    }
 }

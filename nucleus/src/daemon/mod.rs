@@ -154,9 +154,11 @@ impl Nucleus {
                 self.supervisor.send(&crate::link::ToWorker::Granted { uid, amount: granted }, &[]);
             }
             FromWorker::Usage { sequence, uid, rows } => {
-                drop(tolerate(self.holds.pay(uid, sequence, &rows))?)
+                tolerate(self.holds.pay(uid, sequence, &rows))?;
             }
-            FromWorker::Release { uid } => drop(tolerate(self.holds.release(uid))?),
+            FromWorker::Release { uid } => {
+                tolerate(self.holds.release(uid))?;
+            }
             FromWorker::Stats { rows } => self.cells.stats(rows),
         }
         Ok(())
