@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use home::{FIRST_GRANT, Home, Ran};
-pub use nucleus::Nucleus;
+pub use nucleus::{Background, Nucleus};
 pub use raw::{Raw, frame, status};
 
 /// No healthy step takes this long, however busy the machine is; one that does hangs.

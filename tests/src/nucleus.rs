@@ -126,6 +126,39 @@ impl Drop for Nucleus {
     }
 }
 
+/// A nucleus that `cell up` left in the background; told to stop when dropped.
+#[derive(Debug)]
+pub struct Background {
+    home: Home,
+}
+
+impl Background {
+    /// `cell up` in this home.
+    #[track_caller]
+    pub fn up(home: &Home) -> Self {
+        let this = Self { home: home.clone() };
+        home.cell(["up"]).expect(0);
+        this
+    }
+
+    /// `cell down`; fails the test unless everything ended.
+    #[track_caller]
+    pub fn down(self) {
+        self.home.cell(["down"]).expect(0);
+        let naming = || crate::process::naming(self.home.path());
+        // `down` waits for the lock, which the kernel lets go of just before the process is gone.
+        eventually("the nucleus is gone", || naming().is_empty().then_some(()));
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = self.home.command(["down"]).output();
+        // Whatever did not listen names this home on its command line, and no other process does.
+        crate::process::naming(self.home.path()).into_iter().for_each(crate::process::Process::kill);
+    }
+}
+
 /// One line to the control socket, and the answer; `None` while nobody answers.
 fn ask(home: &Home, request: &str) -> Option<Value> {
     let stream = UnixStream::connect(home.path().join("nucleus.sock")).ok()?;

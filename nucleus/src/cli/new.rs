@@ -29,6 +29,8 @@ pub(super) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
     let name = name(arguments.name.as_deref(), &path)?;
     require_empty(&path)?;
     let home = global.home()?;
+    // Made first, so that it is readable by this user alone.
+    home.create()?;
     let sdk = sdk::unpack(home.root())?;
     make(&path, &name, &sdk)?;
     let shown = arguments.path.display();

@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests print what they measured and what they skipped")]
 
+mod crash;
 mod ends;
 mod fuel;
