@@ -155,7 +155,7 @@ impl Drop for Background {
     fn drop(&mut self) {
         let _ = self.home.command(["down"]).output();
         // Whatever did not listen names this home on its command line, and no other process does.
-        crate::process::naming(self.home.path()).into_iter().for_each(crate::process::Process::kill);
+        crate::process::naming(self.home.path()).into_iter().for_each(Process::kill);
     }
 }
 

@@ -229,3 +229,28 @@ fn down_clears_up_after_a_kill() {
     assert_eq!(home.sockets(), Vec::<std::path::PathBuf>::new());
     assert_eq!(process::naming(home.path()), []);
 }
+
+/// Each worker counts its reports from zero. When their number alone named the transfers, the
+/// reports of a second worker met those of the first under the same names, the ledger refused
+/// them as other content, and cells worked unpaid until the count had passed the old one.
+#[test]
+fn work_after_a_workers_death_is_paid() {
+    let nucleus = Nucleus::new();
+    nucleus.deploy_wat("echo", &wat::cell("", wat::ECHO), "");
+    let mut earned = 0;
+    for round in 0..3 {
+        for call in 0..4 {
+            let mut client = nucleus.client("echo");
+            let slot = client.open_raw("run").unwrap();
+            // Each round and call of another price, so that no report looks like an earlier one.
+            let request = vec![1; 10 * (round * 4 + call)];
+            earned += client.call_raw(&slot, &request, CallOptions::default()).unwrap().fuel().0;
+            nucleus.wait_for_earned("echo", Fuel(earned));
+        }
+        let worker = nucleus.worker();
+        worker.kill();
+        eventually("another worker serves", || (nucleus.worker() != worker).then_some(()));
+    }
+    let home = nucleus.down();
+    assert_eq!(home.spent(), i64::try_from(earned).unwrap());
+}

@@ -3,5 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests print what they measured and what they skipped")]
 
 mod crash;
+mod jobs;
+mod lifecycle;
 mod ends;
 mod fuel;
