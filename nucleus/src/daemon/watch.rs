@@ -24,9 +24,12 @@ pub(super) struct Watch {
 /// Starts watching the directory and each cell in it, but not the cells' own data and logs.
 pub(super) fn start(cells: &Path, events: Sender<Event>) -> anyhow::Result<Watch> {
     let (changes, changed) = mpsc::channel();
-    let mut watcher = notify::recommended_watcher(move |_| {
-        // The receiver is gone when the nucleus ends.
-        let _ = changes.send(());
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading a file is an event too, and looking for changes reads files.
+        if event.map_or(true, |event| !event.kind.is_access()) {
+            // The receiver is gone when the nucleus ends.
+            let _ = changes.send(());
+        }
     })?;
     watcher.watch(cells, RecursiveMode::NonRecursive)?;
     let (stop, stopped) = mpsc::channel();

@@ -218,7 +218,7 @@ fn a_budget_is_kept_to_the_unit() {
     let Some(job) = job("jobs::a_budget_is_kept_to_the_unit") else { return };
     let receipt = job.receipt(&["--fuel", "30000000"], &["spin"], b"", 122);
     assert_eq!((&receipt["charge_nano_atp"], &receipt["fuel"]), (&30_000_000.into(), &30_000_000.into()));
-    assert_eq!(receipt["outcome"]["status"], "OutOfFuel");
+    assert_eq!(receipt["outcome"]["code"], 19);
     let receipt = job.receipt(&["--budget", "0.05"], &["spin"], b"", 122);
     assert_eq!(receipt["charge_nano_atp"], 50_000_000);
     // What it burns is enough; one less is not, and is charged whole.
@@ -247,7 +247,7 @@ fn a_budget_is_kept_to_the_unit() {
 fn a_trap_is_paid_and_told() {
     let Some(job) = job("jobs::a_trap_is_paid_and_told") else { return };
     let receipt = job.receipt(&[], &["trap"], b"", 123);
-    assert_eq!(receipt["outcome"]["status"], "Trapped");
+    assert_eq!(receipt["outcome"]["code"], 17);
     assert!(receipt["charge_nano_atp"].as_i64().unwrap() > 0);
     // Memory has an end, which the job is told of.
     let ran = job.run(&["--memory", "8"], &["hog"], b"");
