@@ -11,9 +11,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use cell_abi::{AccountId, CellName, Fuel, Status};
-use cell_host::{Allocation, CallSpec, Cell, CellOptions, Isolation, Lease, Limits, NoServices, Sandbox, StopHandle, gate};
+use cell_host::{
+    Allocation, CallSpec, Cell, CellOptions, Isolation, Lease, Limits, NoServices, Sandbox,
+    StopHandle, gate,
+};
 use wasmtime::{
-    Config, Engine, InstanceAllocationStrategy, InstancePre, Linker, Memory, Module, PoolingAllocationConfig, Store, TypedFunc,
+    Config, Engine, InstanceAllocationStrategy, InstancePre, Linker, Memory, Module,
+    PoolingAllocationConfig, Store, TypedFunc,
 };
 
 use crate::cli::Plan;
@@ -34,7 +38,8 @@ const CALLS_PER_SAMPLE: u32 = 50;
 
 /// Measures every wanted work.
 pub(crate) fn measure(plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
-    let works = ["wasm call, instance at hand", "wasm call, held lease", "fresh instance + call + drop"];
+    let works =
+        ["wasm call, instance at hand", "wasm call, held lease", "fresh instance + call + drop"];
     let kernels: Vec<_> = KERNELS.iter().filter(|kernel| plan.wants(kernel.work)).collect();
     if kernels.is_empty() && !works.iter().any(|work| plan.wants(work)) {
         return Ok(());
@@ -42,7 +47,8 @@ pub(crate) fn measure(plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
     // WASI in the sandbox expects a runtime, even one that nothing waits on.
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let _entered = runtime.enter();
-    let pooled = Allocation::Pooled { instances_max: INSTANCES_MAX, memory_bytes_max: MEMORY_BYTES_MAX };
+    let pooled =
+        Allocation::Pooled { instances_max: INSTANCES_MAX, memory_bytes_max: MEMORY_BYTES_MAX };
     let sandbox = Arc::new(Sandbox::new(pooled)?);
     let fueled = Floor::new(true)?;
     let linked = fueled.link(ECHO)?;
@@ -56,7 +62,8 @@ pub(crate) fn measure(plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
     }
     if plan.wants(held) {
         let mut bare = fueled.start(&linked)?;
-        let mut lease = drive(kept.checkout()).map_err(|(status, _)| anyhow!("take an instance: {}", status.describe()))?;
+        let mut lease = drive(kept.checkout())
+            .map_err(|(status, _)| anyhow!("take an instance: {}", status.describe()))?;
         let spec = spec();
         let (floor, ours) = (|| bare.call(), || call_on(&mut lease, &spec));
         compare_calls(plan, report, held, CALLS_PER_SAMPLE, None, floor, ours)?;
@@ -71,7 +78,12 @@ pub(crate) fn measure(plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
 }
 
 /// The same code without fuel, and as a cell.
-fn measure_metering(plan: &Plan, report: &mut Report, sandbox: &Arc<Sandbox>, kernels: &[&Kernel]) -> anyhow::Result<()> {
+fn measure_metering(
+    plan: &Plan,
+    report: &mut Report,
+    sandbox: &Arc<Sandbox>,
+    kernels: &[&Kernel],
+) -> anyhow::Result<()> {
     let free = Floor::new(false)?;
     let mut rows = Vec::new();
     for kernel in kernels {
@@ -108,7 +120,8 @@ fn compare_calls(
     let (mut floor, mut ours) = (Repeated { batch, work: floor }, Repeated { batch, work: ours });
     let (floor, ours) = compare(plan, &mut floor, &mut ours, || progress.inc(1))?;
     progress.finish_and_clear();
-    let row = Row::new(work.to_owned(), MODE.to_owned(), Unit::Nanoseconds, floor, ours).with_target(target);
+    let row = Row::new(work.to_owned(), MODE.to_owned(), Unit::Nanoseconds, floor, ours)
+        .with_target(target);
     report.add(row.clone());
     Ok(row)
 }
@@ -154,7 +167,11 @@ fn reply(cell: &Arc<Cell>) -> Result<Vec<u8>, String> {
     with_reply(&mut lease, &spec(), |reply| Ok(reply.to_vec()))
 }
 
-fn with_reply<T>(lease: &mut Lease, spec: &CallSpec, look: impl FnOnce(&[u8]) -> Result<T, String>) -> Result<T, String> {
+fn with_reply<T>(
+    lease: &mut Lease,
+    spec: &CallSpec,
+    look: impl FnOnce(&[u8]) -> Result<T, String>,
+) -> Result<T, String> {
     let outcome = drive(async {
         match lease.begin(spec.clone(), 64).await {
             Ok(()) => {
@@ -212,7 +229,8 @@ impl Floor {
     }
 
     fn link(&self, text: &str) -> anyhow::Result<InstancePre<()>> {
-        let module = Module::new(&self.engine, wat::parse_str(text)?).map_err(|e| anyhow!("compile: {e:#}"))?;
+        let module = Module::new(&self.engine, wat::parse_str(text)?)
+            .map_err(|e| anyhow!("compile: {e:#}"))?;
         Linker::new(&self.engine).instantiate_pre(&module).map_err(|e| anyhow!("link: {e:#}"))
     }
 
@@ -255,10 +273,13 @@ impl Bare {
         let start = usize::try_from(at).map_err(|e| e.to_string())?;
         let mailbox = self.memory.data_mut(&mut self.store).get_mut(start..start + REQUEST.len());
         mailbox.ok_or("the mailbox is not in memory")?.copy_from_slice(&REQUEST);
-        let answer = drive(self.receive.call_async(&mut self.store, (0, at, 64))).map_err(failed)?;
+        let answer =
+            drive(self.receive.call_async(&mut self.store, (0, at, 64))).map_err(failed)?;
         let [l0, l1, l2, l3, h0, h1, h2, h3] = answer.to_le_bytes();
-        let start = usize::try_from(u32::from_le_bytes([l0, l1, l2, l3])).map_err(|e| e.to_string())?;
-        let length = usize::try_from(u32::from_le_bytes([h0, h1, h2, h3])).map_err(|e| e.to_string())?;
+        let start =
+            usize::try_from(u32::from_le_bytes([l0, l1, l2, l3])).map_err(|e| e.to_string())?;
+        let length =
+            usize::try_from(u32::from_le_bytes([h0, h1, h2, h3])).map_err(|e| e.to_string())?;
         Ok((start, start + length))
     }
 }

@@ -86,7 +86,9 @@ impl Plan {
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.part {
-        Some(Part::Echo { socket }) => process::end_with_parent().and_then(|()| floor::serve(socket)).map(|()| true),
+        Some(Part::Echo { socket }) => {
+            process::end_with_parent().and_then(|()| floor::serve(socket)).map(|()| true)
+        }
         Some(Part::Spin { core }) => process::end_with_parent().and_then(|()| process::spin(*core)),
         Some(Part::Launch { command }) => process::launch(command),
         None => cli.run(),

@@ -28,7 +28,8 @@ const fn frame_bytes(payload: usize) -> usize {
 
 /// Echoes for ever; a connection first says how many bytes a frame has.
 pub(crate) fn serve(socket: &Path) -> anyhow::Result<()> {
-    let listener = UnixListener::bind(socket).with_context(|| format!("bind {}", socket.display()))?;
+    let listener =
+        UnixListener::bind(socket).with_context(|| format!("bind {}", socket.display()))?;
     for stream in listener.incoming() {
         let mut stream = stream?;
         thread::spawn(move || {
@@ -61,7 +62,8 @@ fn echo(stream: &mut UnixStream) -> anyhow::Result<()> {
 }
 
 fn connect(socket: &Path, frame: usize) -> anyhow::Result<UnixStream> {
-    let mut stream = UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
+    let mut stream =
+        UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
     stream.write_all(&(frame as u64).to_le_bytes())?;
     Ok(stream)
 }

@@ -46,7 +46,8 @@ pub(crate) struct Nucleus {
 impl Nucleus {
     pub(crate) fn start() -> anyhow::Result<Self> {
         let program = cell_binary()?;
-        let home = tempfile::Builder::new().prefix("cell-bench-").tempdir().context("make a home")?;
+        let home =
+            tempfile::Builder::new().prefix("cell-bench-").tempdir().context("make a home")?;
         let cell = home.path().join("cells").join("echo");
         fs::create_dir_all(&cell)?;
         fs::write(cell.join("cell.wasm"), wat::parse_str(ECHO)?)?;
@@ -75,9 +76,14 @@ impl Nucleus {
         let nucleus = self.process.id()?.as_raw_nonzero();
         for process in fs::read_dir("/proc").context("read /proc")? {
             let path = process?.path();
-            let Some(id) = path.file_name().and_then(OsStr::to_str).and_then(|id| id.parse().ok()) else { continue };
+            let Some(id) = path.file_name().and_then(OsStr::to_str).and_then(|id| id.parse().ok())
+            else {
+                continue;
+            };
             // Processes come and go while the directory is read.
-            let (Ok(status), Ok(arguments)) = (fs::read_to_string(path.join("status")), fs::read(path.join("cmdline"))) else {
+            let (Ok(status), Ok(arguments)) =
+                (fs::read_to_string(path.join("status")), fs::read(path.join("cmdline")))
+            else {
                 continue;
             };
             let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).map(str::trim);

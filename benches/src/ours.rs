@@ -44,7 +44,10 @@ impl Call {
     fn call(&mut self, tally: &mut Tally) -> Result<Instant, String> {
         let number = self.payload.next();
         let start = Instant::now();
-        let reply = self.client.call_raw(&self.slot, self.payload.bytes(), OPTIONS).map_err(|e| e.to_string())?;
+        let reply = self
+            .client
+            .call_raw(&self.slot, self.payload.bytes(), OPTIONS)
+            .map_err(|e| e.to_string())?;
         let end = Instant::now();
         tally.record_time(end - start);
         check(&self.payload, number, &reply)?;
@@ -79,13 +82,21 @@ pub(crate) struct Pipelined {
 impl Pipelined {
     pub(crate) fn new(socket: &Path, payload: usize) -> anyhow::Result<Self> {
         let (client, slot) = connect(socket)?;
-        Ok(Self { client, slot, payload: Payload::new(payload), in_flight: VecDeque::with_capacity(WINDOW) })
+        Ok(Self {
+            client,
+            slot,
+            payload: Payload::new(payload),
+            in_flight: VecDeque::with_capacity(WINDOW),
+        })
     }
 
     fn fill(&mut self) -> Result<(), String> {
         while self.in_flight.len() < WINDOW {
             let number = self.payload.next();
-            let id = self.client.send_raw(&self.slot, self.payload.bytes(), OPTIONS).map_err(|e| e.to_string())?;
+            let id = self
+                .client
+                .send_raw(&self.slot, self.payload.bytes(), OPTIONS)
+                .map_err(|e| e.to_string())?;
             self.in_flight.push_back((id, number));
         }
         Ok(())
@@ -95,7 +106,8 @@ impl Pipelined {
         let (id, reply) = self.client.receive().map_err(|e| e.to_string())?;
         let reply = reply.map_err(|e| e.to_string())?;
         let at = self.in_flight.iter().position(|(other, _)| *other == id);
-        let (_, number) = at.and_then(|at| self.in_flight.remove(at)).ok_or("a reply to nothing")?;
+        let (_, number) =
+            at.and_then(|at| self.in_flight.remove(at)).ok_or("a reply to nothing")?;
         check(&self.payload, number, &reply)?;
         self.client.recycle(reply);
         Ok(())

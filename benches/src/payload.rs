@@ -41,15 +41,23 @@ impl Payload {
     /// Whether these bytes answer the request of this number.
     pub(crate) fn check(&self, number: u64, reply: &[u8]) -> Result<(), String> {
         if reply.len() != self.bytes.len() {
-            return Err(format!("a reply has {} bytes instead of {}", reply.len(), self.bytes.len()));
+            return Err(format!(
+                "a reply has {} bytes instead of {}",
+                reply.len(),
+                self.bytes.len()
+            ));
         }
-        let (Some((found, rest)), Some((_, expected))) =
-            (reply.split_first_chunk::<NUMBER_BYTES>(), self.bytes.split_first_chunk::<NUMBER_BYTES>())
-        else {
+        let (Some((found, rest)), Some((_, expected))) = (
+            reply.split_first_chunk::<NUMBER_BYTES>(),
+            self.bytes.split_first_chunk::<NUMBER_BYTES>(),
+        ) else {
             return Err("a payload is too short".into());
         };
         if u64::from_le_bytes(*found) != number {
-            return Err(format!("a reply answers request {} instead of {number}", u64::from_le_bytes(*found)));
+            return Err(format!(
+                "a reply answers request {} instead of {number}",
+                u64::from_le_bytes(*found)
+            ));
         }
         if number.is_multiple_of(SAMPLE) && rest != expected {
             return Err(format!("the reply to request {number} has wrong bytes"));

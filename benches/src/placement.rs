@@ -36,7 +36,9 @@ impl Cores {
     pub(crate) fn of_this_process() -> anyhow::Result<Self> {
         let all = sched_getaffinity(None).context("ask for the cores of this process")?;
         let mut first = CpuSet::new();
-        let core = (0..CpuSet::MAX_CPU).find(|core| all.is_set(*core)).context("this process may use no core")?;
+        let core = (0..CpuSet::MAX_CPU)
+            .find(|core| all.is_set(*core))
+            .context("this process may use no core")?;
         first.set(core);
         Ok(Self { all, first })
     }
@@ -57,7 +59,8 @@ impl Cores {
         for thread in fs::read_dir(&threads).with_context(|| format!("read {threads}"))? {
             let thread = thread?.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw);
             let thread = thread.with_context(|| format!("read {threads}"))?;
-            sched_setaffinity(Some(thread), self.of(mode)).context("choose the cores of a server")?;
+            sched_setaffinity(Some(thread), self.of(mode))
+                .context("choose the cores of a server")?;
         }
         Ok(())
     }

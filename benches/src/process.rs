@@ -28,7 +28,10 @@ impl Process {
 
     /// Starts a program.
     pub(crate) fn start(command: &mut Command) -> anyhow::Result<Self> {
-        command.spawn().map(Self).with_context(|| format!("start {}", command.get_program().display()))
+        command
+            .spawn()
+            .map(Self)
+            .with_context(|| format!("start {}", command.get_program().display()))
     }
 
     pub(crate) fn id(&self) -> anyhow::Result<Pid> {
@@ -73,7 +76,11 @@ pub(crate) struct Spinners {
 impl Spinners {
     pub(crate) fn start(cores: &Cores) -> anyhow::Result<Self> {
         // rustix cannot set SCHED_IDLE; chrt is in util-linux, nice in coreutils.
-        let has_chrt = Command::new("chrt").arg("--version").stdout(Stdio::null()).status().is_ok_and(|s| s.success());
+        let has_chrt = Command::new("chrt")
+            .arg("--version")
+            .stdout(Stdio::null())
+            .status()
+            .is_ok_and(|s| s.success());
         let mut running = Vec::new();
         for core in cores.numbers() {
             let mut command = Command::new(if has_chrt { "chrt" } else { "nice" });
@@ -88,7 +95,8 @@ impl Spinners {
 /// Makes the system end this process when its parent ends.
 pub(crate) fn end_with_parent() -> anyhow::Result<()> {
     let parent = getppid();
-    set_parent_process_death_signal(Some(Signal::TERM)).context("tie this process to its parent")?;
+    set_parent_process_death_signal(Some(Signal::TERM))
+        .context("tie this process to its parent")?;
     if getppid() != parent {
         anyhow::bail!("the parent is gone");
     }
@@ -99,7 +107,8 @@ pub(crate) fn end_with_parent() -> anyhow::Result<()> {
 pub(crate) fn launch(command: &[OsString]) -> anyhow::Result<bool> {
     end_with_parent()?;
     let (program, arguments) = command.split_first().context("no program was named")?;
-    Err(Command::new(program).args(arguments).exec()).with_context(|| format!("become {}", program.display()))
+    Err(Command::new(program).args(arguments).exec())
+        .with_context(|| format!("become {}", program.display()))
 }
 
 /// Uses up one core.

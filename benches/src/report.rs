@@ -35,7 +35,19 @@ impl Report {
         println!();
         println!(
             "{:32} {:10} {:>10} {:>10} {:>10} {:>10} {:9} {:>6} {:>6} {:>13}  {:24} {:4} {:>6}",
-            "work", "mode", "floor p50", "floor p99", "ours p50", "ours p99", "unit", "ratio", "r. p99", "MB/s", "target", "met", "errors"
+            "work",
+            "mode",
+            "floor p50",
+            "floor p99",
+            "ours p50",
+            "ours p99",
+            "unit",
+            "ratio",
+            "r. p99",
+            "MB/s",
+            "target",
+            "met",
+            "errors"
         );
         Self { rows: Vec::new() }
     }
@@ -43,7 +55,8 @@ impl Report {
     /// Prints and keeps a row.
     pub(crate) fn add(&mut self, row: Row) {
         let (scale, unit) = scale(&row);
-        let bandwidth = row.megabytes_per_second().map(|(floor, ours)| format!("{floor:.0} {ours:.0}"));
+        let bandwidth =
+            row.megabytes_per_second().map(|(floor, ours)| format!("{floor:.0} {ours:.0}"));
         let met = match row.is_met() {
             Some(true) => "yes",
             Some(false) => "no",
@@ -76,7 +89,11 @@ impl Report {
 
     /// A bar on a terminal; nothing elsewhere. It is drawn between slices only.
     pub(crate) fn progress(&self, work: &str, rounds: u32) -> ProgressBar {
-        let target = if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let target = if std::io::stderr().is_terminal() {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
         let bar = ProgressBar::with_draw_target(Some(rounds.into()), target);
         if let Ok(style) = ProgressStyle::with_template("{msg:32} {bar:30} {pos}/{len}") {
             bar.set_style(style);
@@ -88,7 +105,8 @@ impl Report {
     pub(crate) fn finish(&self, json: Option<&Path>) -> anyhow::Result<bool> {
         if let Some(path) = json {
             let rows: Vec<Value> = self.rows.iter().map(Row::to_json).collect();
-            fs::write(path, serde_json::to_vec(&rows)?).with_context(|| format!("write {}", path.display()))?;
+            fs::write(path, serde_json::to_vec(&rows)?)
+                .with_context(|| format!("write {}", path.display()))?;
         }
         let errors: u64 = self.rows.iter().map(|row| row.errors).sum();
         println!();
@@ -98,7 +116,11 @@ impl Report {
             println!("{errors} errors: these figures are worth nothing");
         } else {
             let judged: Vec<_> = self.rows.iter().filter_map(Row::is_met).collect();
-            println!("no errors; {} of {} targets met", judged.iter().filter(|met| **met).count(), judged.len());
+            println!(
+                "no errors; {} of {} targets met",
+                judged.iter().filter(|met| **met).count(),
+                judged.len()
+            );
         }
         Ok(errors == 0 && !self.rows.is_empty())
     }

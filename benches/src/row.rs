@@ -63,13 +63,19 @@ impl Row {
 
     /// The geometric mean of other rows' ratios.
     pub(crate) fn mean(work: &str, rows: &[Self]) -> Self {
-        let mean = |ratio: fn(&Self) -> f64| (rows.iter().map(|row| ratio(row).ln()).sum::<f64>() / rows.len() as f64).exp();
+        let mean = |ratio: fn(&Self) -> f64| {
+            (rows.iter().map(|row| ratio(row).ln()).sum::<f64>() / rows.len() as f64).exp()
+        };
         Self {
             work: work.to_owned(),
             mode: rows.first().map(|row| row.mode.clone()).unwrap_or_default(),
             unit: Unit::Ratio,
             floor: Figures { p50: 1.0, p99: 1.0, counts: Vec::new() },
-            ours: Figures { p50: mean(Self::ratio), p99: mean(Self::ratio_p99), counts: Vec::new() },
+            ours: Figures {
+                p50: mean(Self::ratio),
+                p99: mean(Self::ratio_p99),
+                counts: Vec::new(),
+            },
             errors: rows.iter().map(|row| row.errors).sum(),
             first_error: None,
             target: None,
@@ -151,7 +157,10 @@ impl Figures {
             Unit::CallsPerSecond => 0.01,
             _ => 0.99,
         };
-        let counts = histogram.iter_recorded().map(|v| (v.value_iterated_to(), v.count_at_value())).collect();
+        let counts = histogram
+            .iter_recorded()
+            .map(|v| (v.value_iterated_to(), v.count_at_value()))
+            .collect();
         let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64;
         Self { p50: at(0.5), p99: at(worst), counts }
     }

@@ -56,7 +56,10 @@ impl Home {
     /// A fresh home; its path is short, for a socket's path may have 107 bytes only.
     #[expect(clippy::new_without_default, reason = "it makes a directory")]
     pub fn new() -> Self {
-        let directory = tempfile::Builder::new().prefix("ct-").tempdir_in("/tmp").expect("make a temporary directory");
+        let directory = tempfile::Builder::new()
+            .prefix("ct-")
+            .tempdir_in("/tmp")
+            .expect("make a temporary directory");
         Self { directory: Arc::new(directory) }
     }
 
@@ -91,7 +94,11 @@ impl Home {
 
     /// The same, with something on standard input.
     #[track_caller]
-    pub fn cell_with_input<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>, input: &[u8]) -> Ran {
+    pub fn cell_with_input<A: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+        input: &[u8],
+    ) -> Ran {
         finish(self.command(arguments), input)
     }
 
@@ -116,7 +123,8 @@ impl Home {
     pub fn replace_wasm(&self, name: &str, wasm: &[u8]) {
         let directory = self.cell_directory(name);
         fs::write(directory.join(".incoming"), wasm).expect("write a module");
-        fs::rename(directory.join(".incoming"), directory.join("cell.wasm")).expect("replace a module");
+        fs::rename(directory.join(".incoming"), directory.join("cell.wasm"))
+            .expect("replace a module");
     }
 
     /// Waits until a cell is in this state, and returns its row of `cell ps`.
@@ -146,7 +154,8 @@ impl Home {
     /// A connection to a cell.
     #[track_caller]
     pub fn client(&self, name: &str) -> Client {
-        Client::connect(self.socket(name), name).unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
+        Client::connect(self.socket(name), name)
+            .unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
     }
 
     /// Posted nano-ATP by account name.
@@ -155,7 +164,9 @@ impl Home {
         let answer = self.cell(["ledger", "balance", "--json"]).expect(0).json();
         assert_eq!(answer["sum_nano_atp"], 0, "{answer}");
         let accounts = answer["accounts"].as_array().expect("balance gives accounts");
-        let row = |row: &Value| (row["name"].as_str().unwrap().to_owned(), row["posted_nano_atp"].as_i64().unwrap());
+        let row = |row: &Value| {
+            (row["name"].as_str().unwrap().to_owned(), row["posted_nano_atp"].as_i64().unwrap())
+        };
         accounts.iter().map(row).collect()
     }
 

@@ -2,7 +2,12 @@
 //!
 //! It drives the built binary as a user would and knows nothing of its insides. Whatever it starts
 //! it ends by its id, and every wait has a guard that is far longer than any healthy run.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a harness that cannot go on fails its test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a harness that cannot go on fails its test"
+)]
 #![allow(clippy::indexing_slicing, reason = "a missing field of an answer is a failed test")]
 
 mod home;
@@ -24,7 +29,8 @@ pub const GUARD: Duration = Duration::from_secs(90);
 
 /// The built binary: `$CELL_BIN`, or what `cargo build --release` made.
 pub fn binary() -> PathBuf {
-    let path = std::env::var_os("CELL_BIN").map_or_else(|| workspace().join("target/release/cell"), PathBuf::from);
+    let path = std::env::var_os("CELL_BIN")
+        .map_or_else(|| workspace().join("target/release/cell"), PathBuf::from);
     // Another build may be replacing it.
     eventually("the binary `cell` is built", || path.is_file().then_some(()));
     path

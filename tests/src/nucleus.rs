@@ -28,7 +28,11 @@ impl Nucleus {
     /// Starts a nucleus in this home and waits until it answers.
     #[track_caller]
     pub fn up(home: &Home) -> Self {
-        let log = File::options().create(true).append(true).open(home.path().join("nucleus.log")).expect("open the log");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(home.path().join("nucleus.log"))
+            .expect("open the log");
         let mut command = home.command(["up", "--foreground"]);
         command.stdout(Stdio::from(log.try_clone().unwrap())).stderr(Stdio::from(log));
         let child = eventually("the binary can be started", || command.spawn().ok());
@@ -67,7 +71,10 @@ impl Nucleus {
     pub fn worker(&self) -> Process {
         let nucleus = self.process();
         eventually("there is a worker", || {
-            nucleus.children().into_iter().find(|child| child.arguments().get(1).is_some_and(|word| word == "worker"))
+            nucleus
+                .children()
+                .into_iter()
+                .find(|child| child.arguments().get(1).is_some_and(|word| word == "worker"))
         })
     }
 
@@ -95,7 +102,9 @@ impl Nucleus {
         let children = nucleus.children();
         let _ = self.child.kill();
         let _ = self.child.wait();
-        eventually("the nucleus took its children along", || children.iter().all(|child| !child.is_alive()).then_some(()));
+        eventually("the nucleus took its children along", || {
+            children.iter().all(|child| !child.is_alive()).then_some(())
+        });
     }
 }
 
@@ -117,7 +126,12 @@ impl Drop for Nucleus {
     fn drop(&mut self) {
         if std::thread::panicking() {
             // The log is what explains a failure; the home is about to vanish.
-            let _ = writeln!(std::io::stderr(), "--- nucleus.log of {}\n{}", self.home.path().display(), self.home.log());
+            let _ = writeln!(
+                std::io::stderr(),
+                "--- nucleus.log of {}\n{}",
+                self.home.path().display(),
+                self.home.log()
+            );
             let _ = self.child.kill();
             let _ = self.child.wait();
             return;

@@ -37,26 +37,37 @@ impl Process {
     /// Its arguments, the program first.
     pub fn arguments(self) -> Vec<String> {
         let line = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
-        line.split(|byte| *byte == 0).map(|part| String::from_utf8_lossy(part).into_owned()).collect()
+        line.split(|byte| *byte == 0)
+            .map(|part| String::from_utf8_lossy(part).into_owned())
+            .collect()
     }
 
     /// Its running children.
     pub fn children(self) -> Vec<Self> {
-        all().into_iter().filter(|other| parent_and_start(other.pid).is_some_and(|(parent, _)| parent == self.pid)).collect()
+        all()
+            .into_iter()
+            .filter(|other| {
+                parent_and_start(other.pid).is_some_and(|(parent, _)| parent == self.pid)
+            })
+            .collect()
     }
 
     /// Memory that it occupies, in KiB.
     pub fn resident_kib(self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).expect("the process runs")
+        line.and_then(|line| line.split_whitespace().next()?.parse().ok())
+            .expect("the process runs")
     }
 }
 
 /// Every running process whose command line names this path.
 pub fn naming(path: &Path) -> Vec<Process> {
     let path = path.to_string_lossy();
-    all().into_iter().filter(|process| process.arguments().iter().any(|argument| argument.contains(&*path))).collect()
+    all()
+        .into_iter()
+        .filter(|process| process.arguments().iter().any(|argument| argument.contains(&*path)))
+        .collect()
 }
 
 fn all() -> Vec<Process> {

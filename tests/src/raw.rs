@@ -20,7 +20,8 @@ impl Raw {
     /// Connects and says nothing.
     #[track_caller]
     pub fn silent(socket: &Path) -> Self {
-        let stream = UnixStream::connect(socket).unwrap_or_else(|e| panic!("connect to {}: {e}", socket.display()));
+        let stream = UnixStream::connect(socket)
+            .unwrap_or_else(|e| panic!("connect to {}: {e}", socket.display()));
         stream.set_read_timeout(Some(GUARD)).unwrap();
         stream.set_write_timeout(Some(GUARD)).unwrap();
         Self { stream }
@@ -75,7 +76,10 @@ impl Raw {
     /// Sends a call of slot 0.
     #[track_caller]
     pub fn call(&mut self, receptor: u16, id: u64, fuel: u64, payload: &[u8]) {
-        self.send(Header { receptor, request_id: id, fuel: Fuel(fuel), ..Header::new(Kind::Call) }, payload);
+        self.send(
+            Header { receptor, request_id: id, fuel: Fuel(fuel), ..Header::new(Kind::Call) },
+            payload,
+        );
     }
 
     /// Takes the next frame.
@@ -101,8 +105,14 @@ impl Raw {
     pub fn expect_closed(&mut self) {
         let mut rest = Vec::new();
         match self.stream.read_to_end(&mut rest) {
-            Ok(_) => assert!(rest.is_empty(), "before it closed the server sent {} bytes", rest.len()),
-            Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "the server does not close"),
+            Ok(_) => {
+                assert!(rest.is_empty(), "before it closed the server sent {} bytes", rest.len())
+            }
+            Err(error) => assert_eq!(
+                error.kind(),
+                io::ErrorKind::ConnectionReset,
+                "the server does not close"
+            ),
         }
     }
 
@@ -110,7 +120,12 @@ impl Raw {
     #[track_caller]
     pub fn expect_goaway(&mut self, expected: Status) {
         let (header, payload) = self.receive();
-        assert_eq!((header.kind, status(&header)), (Kind::Goaway, expected), "{}", String::from_utf8_lossy(&payload));
+        assert_eq!(
+            (header.kind, status(&header)),
+            (Kind::Goaway, expected),
+            "{}",
+            String::from_utf8_lossy(&payload)
+        );
         assert!(!payload.is_empty(), "a goaway says why");
         self.expect_closed();
     }

@@ -1,8 +1,7 @@
 //! Cells written by hand.
 
 /// Answers with the request.
-pub const ECHO: &str =
-    "(i64.or (i64.shl (i64.extend_i32_u (local.get $len)) (i64.const 32)) (i64.extend_i32_u (local.get $ptr)))";
+pub const ECHO: &str = "(i64.or (i64.shl (i64.extend_i32_u (local.get $len)) (i64.const 32)) (i64.extend_i32_u (local.get $ptr)))";
 
 /// Burns fuel for ever.
 pub const SPIN: &str = "(loop $again (br $again)) unreachable";
@@ -25,9 +24,7 @@ pub fn cell(imports: &str, handler: &str) -> String {
 
 /// A handler that answers with a constant: 1 to 8 bytes at address 0.
 pub fn constant(value: u32) -> String {
-    format!(
-        "(i32.store (i32.const 0) (i32.const {value})) (i64.shl (i64.const 4) (i64.const 32))"
-    )
+    format!("(i32.store (i32.const 0) (i32.const {value})) (i64.shl (i64.const 4) (i64.const 32))")
 }
 
 /// The import with which a cell calls another one, and a handler that passes its request on and

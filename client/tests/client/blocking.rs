@@ -128,7 +128,7 @@ fn errors_carry_status_and_fuel() {
         |error| matches!(error, Error::Failed { status: Status::OutOfFuel, .. }),
     );
     assert_eq!((error.status(), error.fuel()), (Some(Status::OutOfFuel), Fuel(77)));
-    assert_eq!(error.to_string(), "the call burned all the fuel it was given (77 fuel)");
+    assert_eq!(error.to_string(), "out of fuel: it burned all it was given (77 fuel)");
 
     let error = check_reply(
         Config::default(),

@@ -54,6 +54,13 @@ pub(crate) fn up_in_background(home: &Home, output: &Output) -> anyhow::Result<(
     let started = Instant::now();
     while !is_up(home) {
         if let Some(status) = child.try_wait()? {
+            if home.lock()?.is_none() {
+                // Another `cell up` was faster; its nucleus is on its way.
+                if started.elapsed() < UP_TIME_MAX {
+                    thread::sleep(Duration::from_millis(5));
+                    continue;
+                }
+            }
             let log = std::fs::read_to_string(home.log()).unwrap_or_default();
             let last = log.lines().last().unwrap_or("its log is empty").to_owned();
             return Err(Failure::new(

@@ -48,7 +48,16 @@ impl Holds {
     }
 
     /// Turns what a user's calls burned into transfers to the cells that served them.
-    pub(super) fn pay(&mut self, uid: u32, sequence: u64, rows: &[UsageRow]) -> anyhow::Result<()> {
+    ///
+    /// A transfer's id comes from the report it pays for: this session's worker of that number,
+    /// and that worker's own count of its reports.
+    pub(super) fn pay(
+        &mut self,
+        worker: u64,
+        sequence: u64,
+        uid: u32,
+        rows: &[UsageRow],
+    ) -> anyhow::Result<()> {
         let account = self.bank.accounts.user(uid);
         let Some(held) = self.of_user.get(&uid).copied() else {
             tracing::error!(
@@ -72,6 +81,7 @@ impl Holds {
                 "cell/usage/v1",
                 &[
                     session.as_bytes(),
+                    &worker.to_le_bytes(),
                     &sequence.to_le_bytes(),
                     &uid.to_le_bytes(),
                     row.cell.as_bytes(),

@@ -154,7 +154,7 @@ impl Nucleus {
                 self.supervisor.send(&crate::link::ToWorker::Granted { uid, amount: granted }, &[]);
             }
             FromWorker::Usage { sequence, uid, rows } => {
-                tolerate(self.holds.pay(uid, sequence, &rows))?;
+                tolerate(self.holds.pay(self.supervisor.number(), sequence, uid, &rows))?;
             }
             FromWorker::Release { uid } => {
                 tolerate(self.holds.release(uid))?;

@@ -34,7 +34,12 @@ fn every_command_has_help() {
     for command in COMMANDS {
         let ran = home.cell(command.iter().chain(&["--help"]));
         let text = &ran.expect(0).stdout;
-        assert!(text.contains("Usage: cell") && text.contains("--json") && text.lines().next().is_some_and(|line| line.len() > 10), "{command:?}: {text}");
+        assert!(
+            text.contains("Usage: cell")
+                && text.contains("--json")
+                && text.lines().next().is_some_and(|line| line.len() > 10),
+            "{command:?}: {text}"
+        );
         if let [name] = command {
             assert!(overview.contains(&format!("\n  {name} ")), "{name} is missing in\n{overview}");
         }
@@ -89,7 +94,11 @@ fn errors_say_what_to_do() {
         let ran = nucleus.cell(arguments);
         ran.expect(code);
         for part in parts {
-            assert!(ran.stderr.contains(part), "{arguments:?}: {part:?} is missing in {}", ran.stderr);
+            assert!(
+                ran.stderr.contains(part),
+                "{arguments:?}: {part:?} is missing in {}",
+                ran.stderr
+            );
         }
         let ran = nucleus.cell([arguments, &["--json"]].concat());
         let error = ran.expect(code).json();
@@ -101,7 +110,11 @@ fn errors_say_what_to_do() {
     check(&["call", "hello.greet", "{\"nam\":\"Ada\"}"], 1, &["name"]);
     check(&["call", "hello.greet", "{\"name\":\"\"}"], 1, &["a greeting needs a name"]);
     check(&["call", "hello.greet", "{\"name\":\"Ada\"}", "--fuel", "10"], 122, &["fuel"]);
-    check(&["call", "hello.greet", "{\"name\":\"Ada\"}", "--budget", "5000"], 122, &["cell ledger"]);
+    check(
+        &["call", "hello.greet", "{\"name\":\"Ada\"}", "--budget", "5000"],
+        122,
+        &["cell ledger"],
+    );
     check(&["rm", "nosuch"], 1, &["nosuch", "cell ps"]);
     check(&["logs", "nosuch"], 1, &["nosuch", "cell ps"]);
     check(&["inspect", "nosuch"], 1, &["nosuch"]);
@@ -131,15 +144,24 @@ fn json_for_machines() {
     assert_eq!(answer["reply"]["text"], "Hello, Ada!");
     assert_eq!(answer["fuel"], answer["charge_nano_atp"]);
     let ran = home.cell_with_input(["call", "hello.greet", "-", "--quiet"], b"{\"name\":\"Bob\"}");
-    assert_eq!((ran.expect(0).stdout.as_str(), ran.stderr.as_str()), ("{\"text\":\"Hello, Bob!\"}\n", ""));
+    assert_eq!(
+        (ran.expect(0).stdout.as_str(), ran.stderr.as_str()),
+        ("{\"text\":\"Hello, Bob!\"}\n", "")
+    );
     let rows = one_line(&["ps"]);
     assert_eq!((&rows[0]["cell"], &rows[0]["state"]), (&"hello".into(), &"live".into()));
     let inspected = one_line(&["inspect", "hello"]);
-    assert_eq!((&inspected["hash"], inspected["receptors"].as_array().map(Vec::len)), (&rows[0]["hash"], Some(2)));
+    assert_eq!(
+        (&inspected["hash"], inspected["receptors"].as_array().map(Vec::len)),
+        (&rows[0]["hash"], Some(2))
+    );
     nucleus.wait_for_earned("hello", cell_client::Fuel(answer["fuel"].as_u64().unwrap() * 2));
     assert_eq!(one_line(&["ledger", "verify"])["verified"], true);
     let entries = one_line(&["ledger", "history", "-n", "5"]);
-    assert!(entries.as_array().is_some_and(|entries| !entries.is_empty() && entries.len() <= 5), "{entries}");
+    assert!(
+        entries.as_array().is_some_and(|entries| !entries.is_empty() && entries.len() <= 5),
+        "{entries}"
+    );
     assert_eq!(one_line(&["rm", "hello"])["removed"], "hello");
     assert_eq!(one_line(&["down"])["down"], true);
     assert_eq!(one_line(&["down"])["down"], true);
@@ -161,7 +183,10 @@ fn grants_balances_and_history() {
     let home = Home::new();
     assert_eq!(home.balance("owner"), FIRST_GRANT);
     let granted = home.cell(["ledger", "grant", "1.5", "uid:12345", "--json"]).expect(0).json();
-    assert_eq!((&granted["granted_nano_atp"], &granted["posted_nano_atp"]), (&1_500_000_000.into(), &1_500_000_000.into()));
+    assert_eq!(
+        (&granted["granted_nano_atp"], &granted["posted_nano_atp"]),
+        (&1_500_000_000.into(), &1_500_000_000.into())
+    );
     assert_eq!(home.balance("uid:12345"), 1_500_000_000);
     // Somebody who never had any has none, which is no error.
     assert_eq!(home.balance("uid:54321"), 0);
@@ -185,7 +210,13 @@ fn grants_balances_and_history() {
     assert_eq!(history.lines().count(), 1, "{history}");
     assert!(history.contains("1.5 ATP from issuer"), "{history}");
     let balance = home.cell(["ledger", "balance"]).expect(0).stdout.clone();
-    assert!(balance.lines().last().is_some_and(|line| line.starts_with("sum") && line.contains(" 0 ATP")), "{balance}");
+    assert!(
+        balance
+            .lines()
+            .last()
+            .is_some_and(|line| line.starts_with("sum") && line.contains(" 0 ATP")),
+        "{balance}"
+    );
     home.cell(["ledger", "verify"]).expect(0);
 }
 
@@ -194,7 +225,9 @@ fn grants_balances_and_history() {
 fn a_grant_reaches_a_running_nucleus() {
     let nucleus = Nucleus::new();
     nucleus.deploy("hello");
-    let call = |budget: &str| nucleus.cell(["call", "hello.greet", "{\"name\":\"Ada\"}", "--budget", budget]);
+    let call = |budget: &str| {
+        nucleus.cell(["call", "hello.greet", "{\"name\":\"Ada\"}", "--budget", budget])
+    };
     call("1500").expect(122);
     nucleus.cell(["ledger", "grant", "1000"]).expect(0);
     call("1500").expect(0);
@@ -207,7 +240,8 @@ fn a_grant_reaches_a_running_nucleus() {
 fn a_tampered_ledger_does_not_verify() {
     let home = Home::new();
     for grant in 0..40 {
-        home.cell(["ledger", "grant", "1", "owner", "--id", &format!("grant number {grant}")]).expect(0);
+        home.cell(["ledger", "grant", "1", "owner", "--id", &format!("grant number {grant}")])
+            .expect(0);
     }
     let truth = home.cell(["ledger", "verify", "--json"]).expect(0).json();
     let sums = home.balances();
@@ -229,13 +263,20 @@ fn a_tampered_ledger_does_not_verify() {
             Some(0) => {
                 // The bytes belong to nothing that counts; then all must be as it was.
                 let verified = ran.json();
-                assert_eq!((&verified["issued_nano_atp"], &verified["entries"]), (&truth["issued_nano_atp"], &truth["entries"]), "at {at}");
+                assert_eq!(
+                    (&verified["issued_nano_atp"], &verified["entries"]),
+                    (&truth["issued_nano_atp"], &truth["entries"]),
+                    "at {at}"
+                );
                 assert_eq!(verified["head_hash"], truth["head_hash"], "at {at}");
                 assert_eq!(home.balances(), sums, "at {at}");
             }
             Some(1 | 125) => {
                 refused += 1;
-                assert!(ran.json()["error"].as_str().is_some_and(|text| text.len() > 20), "at {at}: {ran:?}");
+                assert!(
+                    ran.json()["error"].as_str().is_some_and(|text| text.len() > 20),
+                    "at {at}: {ran:?}"
+                );
             }
             _ => panic!("at {at}: {ran:?}"),
         }

@@ -38,7 +38,8 @@ fn load(home: &Home, task: &Task, fuel: Fuel, seen: &Seen) {
     let Task { cell, receptor, request, window } = task;
     let options = CallOptions { fuel, timeout: GUARD };
     while !seen.stop.load(Relaxed) {
-        let opened = Client::connect(home.socket(cell), cell).and_then(|mut client| Ok((client.open_raw(receptor)?, client)));
+        let opened = Client::connect(home.socket(cell), cell)
+            .and_then(|mut client| Ok((client.open_raw(receptor)?, client)));
         let (slot, mut client) = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -97,7 +98,8 @@ struct Task {
 }
 
 fn tasks() -> Vec<Task> {
-    let work = |bytes: usize| encode(&WorkLoad { id: 1, payload: vec![7; bytes] }).unwrap().to_vec();
+    let work =
+        |bytes: usize| encode(&WorkLoad { id: 1, payload: vec![7; bytes] }).unwrap().to_vec();
     let add = encode(&counter::Add { by: 1 }).unwrap().to_vec();
     vec![
         Task { cell: "worker", receptor: "worker", request: work(20_000), window: 1 },
@@ -137,8 +139,10 @@ fn answers(home: &Home) {
 
 #[test]
 fn killed_at_random_moments() {
-    let rounds: u64 = std::env::var("CELL_CRASH_ROUNDS").map_or(12, |text| text.parse().expect("CELL_CRASH_ROUNDS is a number"));
-    let seed = std::env::var("CELL_CRASH_SEED").map_or(1, |text| text.parse().expect("CELL_CRASH_SEED is a number"));
+    let rounds: u64 = std::env::var("CELL_CRASH_ROUNDS")
+        .map_or(12, |text| text.parse().expect("CELL_CRASH_ROUNDS is a number"));
+    let seed = std::env::var("CELL_CRASH_SEED")
+        .map_or(1, |text| text.parse().expect("CELL_CRASH_SEED is a number"));
     let mut random = Random::new(seed);
     let home = Home::new();
     // The load would be out of ATP before the last of a hundred rounds.
@@ -156,7 +160,9 @@ fn killed_at_random_moments() {
     let threads = start_load(&home, &seen);
     for round in 0..rounds {
         let answered = seen.answered.load(Relaxed);
-        eventually("calls are answered", || (seen.answered.load(Relaxed) > answered + 20).then_some(()));
+        eventually("calls are answered", || {
+            (seen.answered.load(Relaxed) > answered + 20).then_some(())
+        });
         // The moment is what this test is about; a report to the ledger goes out every 40 ms.
         thread::sleep(Duration::from_micros(random.below(300_000)));
         let worker = nucleus.worker();
@@ -181,10 +187,18 @@ fn killed_at_random_moments() {
 fn check(home: &Home, seen: &Seen, granted: i64) {
     let errors = seen.errors.lock().unwrap().clone();
     let verified = home.cell(["ledger", "verify", "--json"]).expect(0).json();
-    assert_eq!((&verified["sum_nano_atp"], &verified["open_holds"]), (&0.into(), &0.into()), "{verified}");
+    assert_eq!(
+        (&verified["sum_nano_atp"], &verified["open_holds"]),
+        (&0.into(), &0.into()),
+        "{verified}"
+    );
     let balances = home.balances();
     let paid = u64::try_from(granted - balances["owner"]).unwrap();
-    let earned: i64 = balances.iter().filter(|(name, _)| name.starts_with("cell:")).map(|(_, amount)| amount).sum();
+    let earned: i64 = balances
+        .iter()
+        .filter(|(name, _)| name.starts_with("cell:"))
+        .map(|(_, amount)| amount)
+        .sum();
     let (billed, unanswered) = (seen.billed.load(Relaxed), seen.unanswered.load(Relaxed));
     println!(
         "{} calls answered, {billed} fuel billed, at most {unanswered} unanswered, {paid} paid; {errors:?}",
@@ -192,13 +206,19 @@ fn check(home: &Home, seen: &Seen, granted: i64) {
     );
     // What the owner lost the cells got, and it is covered by work that was done.
     assert_eq!(u64::try_from(earned).unwrap(), paid);
-    assert!(paid > 0 && paid <= billed + unanswered, "{paid} paid for {billed} billed and at most {unanswered} more");
+    assert!(
+        paid > 0 && paid <= billed + unanswered,
+        "{paid} paid for {billed} billed and at most {unanswered} more"
+    );
     // Every end was one that a client can act on; none was a deadline that passed in silence.
     let known = ["Connect", "Disconnected", "Io", "Goaway", "OutOfFuel", "Gone", "Cancelled"];
     for kind in errors.keys() {
         assert!(known.contains(&kind.as_str()), "{errors:?}");
     }
-    assert!(errors.contains_key("Disconnected") || errors.contains_key("Io"), "nothing was ever cut off: {errors:?}");
+    assert!(
+        errors.contains_key("Disconnected") || errors.contains_key("Io"),
+        "nothing was ever cut off: {errors:?}"
+    );
     assert_eq!(home.sockets(), Vec::<std::path::PathBuf>::new());
     assert_eq!(process::naming(home.path()), []);
     // The background form works in a home with this history, too.
@@ -223,7 +243,10 @@ fn down_clears_up_after_a_kill() {
     assert_eq!(home.sockets().len(), 2, "{:?}", home.sockets());
     // Its sockets are there, and nobody behind them: typed errors, no hang.
     let error = Client::connect(home.socket("echo"), "echo").unwrap_err();
-    assert!(matches!(error, Error::Connect { .. }) && error.to_string().contains("cell up"), "{error}");
+    assert!(
+        matches!(error, Error::Connect { .. }) && error.to_string().contains("cell up"),
+        "{error}"
+    );
     home.cell(["call", "echo.run"]).expect(125);
     home.cell(["down"]).expect(0);
     assert_eq!(home.sockets(), Vec::<std::path::PathBuf>::new());
@@ -236,16 +259,17 @@ fn down_clears_up_after_a_kill() {
 #[test]
 fn work_after_a_workers_death_is_paid() {
     let nucleus = Nucleus::new();
-    nucleus.deploy_wat("echo", &wat::cell("", wat::ECHO), "");
+    nucleus.deploy("worker");
     let mut earned = 0;
     for round in 0..3 {
         for call in 0..4 {
-            let mut client = nucleus.client("echo");
-            let slot = client.open_raw("run").unwrap();
-            // Each round and call of another price, so that no report looks like an earlier one.
-            let request = vec![1; 10 * (round * 4 + call)];
-            earned += client.call_raw(&slot, &request, CallOptions::default()).unwrap().fuel().0;
-            nucleus.wait_for_earned("echo", Fuel(earned));
+            let mut client =
+                worker_interface::worker::Client::connect(nucleus.socket("worker"), "worker")
+                    .unwrap();
+            // Each call of another price, so that no report looks like an earlier one.
+            let work = WorkLoad { id: 1, payload: vec![1; 10 * (round * 4 + call)] };
+            earned += client.call(&work).unwrap().fuel().0;
+            nucleus.wait_for_earned("worker", Fuel(earned));
         }
         let worker = nucleus.worker();
         worker.kill();

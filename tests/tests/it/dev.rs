@@ -32,14 +32,21 @@ fn new_then_dev_then_an_edit() {
     let mut command = home.command(["build", project.to_str().unwrap()]);
     let built = command.output().unwrap();
     let said = String::from_utf8_lossy(&built.stderr);
-    if !built.status.success() && ["toolchain", "wasm32-wasip1", "rustup"].iter().any(|word| said.lines().any(|line| line.starts_with("error: ") && line.contains(word))) {
+    if !built.status.success()
+        && ["toolchain", "wasm32-wasip1", "rustup"]
+            .iter()
+            .any(|word| said.lines().any(|line| line.starts_with("error: ") && line.contains(word)))
+    {
         println!("dev::new_then_dev_then_an_edit SKIPPED: {}", said.trim());
         return;
     }
     assert!(built.status.success(), "{said}");
     let log = fs::File::create(home.path().join("dev.log")).unwrap();
     let mut command = home.command(["dev"]);
-    command.current_dir(&project).stdout(Stdio::from(log.try_clone().unwrap())).stderr(Stdio::from(log));
+    command
+        .current_dir(&project)
+        .stdout(Stdio::from(log.try_clone().unwrap()))
+        .stderr(Stdio::from(log));
     let dev = Dev { home: home.clone(), child: command.spawn().unwrap() };
     let call = || {
         let ran = home.cell(["call", "x.greet", "{\"name\":\"Ada\"}"]);
@@ -55,7 +62,11 @@ fn new_then_dev_then_an_edit() {
     // A mistake is told, and the old code goes on answering.
     fs::write(&source, format!("{text}\nmistake")).unwrap();
     eventually("the mistake is told", || {
-        fs::read_to_string(home.path().join("dev.log")).unwrap().matches("watching").nth(1).map(drop)
+        fs::read_to_string(home.path().join("dev.log"))
+            .unwrap()
+            .matches("watching")
+            .nth(1)
+            .map(drop)
     });
     assert_eq!(call().as_ref(), Some(&first));
     let edited = text.replace("Hello", "Servus");

@@ -25,19 +25,29 @@ fn world() -> Nucleus {
     let cells = [
         ("echo", wat::cell("", wat::ECHO)),
         ("trap", wat::cell("", "unreachable")),
-        ("reject", wat::cell(reject, "(call $reject (i32.const 7) (i32.const 0) (i32.const 3)) (i64.const 0)")),
+        (
+            "reject",
+            wat::cell(
+                reject,
+                "(call $reject (i32.const 7) (i32.const 0) (i32.const 3)) (i64.const 0)",
+            ),
+        ),
         ("exit", wat::cell(exit, "(call $exit (i32.const 9)) unreachable")),
         ("badrequest", wat::cell("", "(i64.const -1)")),
         // 64 KiB at the last address of a memory of 256 KiB.
         ("liar", wat::cell("", "(i64.const 0x0001_0000_0003_ffff)")),
         ("boaster", wat::cell("", "(i64.const 0x7fff_ffff_0000_0000)")),
-        ("greedy", wat::cell(get, "(drop (call $get (i32.const 0) (i32.const 100000))) (i64.const 0)")),
+        (
+            "greedy",
+            wat::cell(get, "(drop (call $get (i32.const 0) (i32.const 100000))) (i64.const 0)"),
+        ),
         ("spin", wat::cell("", wat::SPIN)),
     ];
     for (name, text) in &cells {
         nucleus.put(name, &wat::manifest(name, "call_ms_max = 300000"), &wat::compile(text));
     }
-    for name in cells.iter().map(|(name, _)| *name).chain(["hello", "crasher", "runaway", "worker"]) {
+    for name in cells.iter().map(|(name, _)| *name).chain(["hello", "crasher", "runaway", "worker"])
+    {
         nucleus.wait_for(name, "live");
     }
     nucleus
@@ -45,18 +55,33 @@ fn world() -> Nucleus {
 
 /// How a call ends, what its message holds, and what it is charged.
 #[track_caller]
-fn check_call(nucleus: &Nucleus, cell: &str, receptor: &str, request: &[u8], expect: Status, message: &str) {
+fn check_call(
+    nucleus: &Nucleus,
+    cell: &str,
+    receptor: &str,
+    request: &[u8],
+    expect: Status,
+    message: &str,
+) {
     let (mut raw, number) = Raw::opened(&nucleus.socket(cell), cell, receptor);
     raw.call(number, 2, FUEL, request);
     let (header, payload) = raw.receive();
     let text = String::from_utf8_lossy(&payload);
-    assert_eq!((header.kind, header.request_id, status(&header)), (Kind::Reply, 2, expect), "{text}");
+    assert_eq!(
+        (header.kind, header.request_id, status(&header)),
+        (Kind::Reply, 2, expect),
+        "{text}"
+    );
     assert!(text.contains(message), "{cell}: {text:?} does not hold {message:?}");
     let free = matches!(expect, Status::TooLarge | Status::NoJson | Status::HostFault);
     match expect {
         Status::OutOfFuel => assert_eq!(header.fuel, Fuel(FUEL), "{cell}"),
         _ if free => assert_eq!(header.fuel, Fuel::ZERO, "{cell}"),
-        _ => assert!(header.fuel > Fuel::ZERO && header.fuel < Fuel(FUEL), "{cell} burned {}", header.fuel),
+        _ => assert!(
+            header.fuel > Fuel::ZERO && header.fuel < Fuel(FUEL),
+            "{cell} burned {}",
+            header.fuel
+        ),
     }
     // The connection outlives whatever became of the call.
     raw.expect_alive();
@@ -72,7 +97,14 @@ fn calls(nucleus: &Nucleus) {
     trapped(&Crash::OutOfBounds, "out of bounds");
     trapped(&Crash::StackOverflow, "");
     check_call(nucleus, "crasher", "crash", &crash(&Crash::Exit(3)), Status::Exited, "3");
-    check_call(nucleus, "crasher", "crash", &crash(&Crash::Not("alive".into())), Status::Ok, "alive");
+    check_call(
+        nucleus,
+        "crasher",
+        "crash",
+        &crash(&Crash::Not("alive".into())),
+        Status::Ok,
+        "alive",
+    );
     check_call(nucleus, "echo", "run", b"hi", Status::Ok, "hi");
     check_call(nucleus, "trap", "run", b"", Status::Trapped, "unreachable");
     check_call(nucleus, "reject", "run", b"", Status::Rejected, "\u{7}\0\0\0no!");
@@ -105,10 +137,14 @@ fn opens(nucleus: &Nucleus) {
     refused("worker", "worker", Status::UnknownCell, "");
     refused("hello", "nosuch", Status::UnknownReceptor, "greet, shout");
     let typed = |fingerprint| {
-        let (cell, receptor) = (CellName::parse("hello").unwrap(), ReceptorName::parse("greet").unwrap());
+        let (cell, receptor) =
+            (CellName::parse("hello").unwrap(), ReceptorName::parse("greet").unwrap());
         Open { fingerprint, cell, receptor }.encode()
     };
-    raw.send(Header { request_id: 6, ..Header::new(Kind::Open) }, &typed(Fingerprint::from_bytes([9; 32])));
+    raw.send(
+        Header { request_id: 6, ..Header::new(Kind::Open) },
+        &typed(Fingerprint::from_bytes([9; 32])),
+    );
     let (header, payload) = raw.receive();
     assert_eq!(status(&header), Status::SchemaMismatch);
     assert!(String::from_utf8_lossy(&payload).contains("struct Greet { name: String }"));
@@ -125,9 +161,15 @@ fn opens(nucleus: &Nucleus) {
 fn slots(nucleus: &Nucleus) {
     let mut raw = Raw::greeted(&nucleus.socket("hello"));
     let bad_slot = |raw: &mut Raw, slot, receptor, payload: &[u8]| {
-        raw.send(Header { slot, receptor, fuel: Fuel(FUEL), request_id: 3, ..Header::new(Kind::Call) }, payload);
+        raw.send(
+            Header { slot, receptor, fuel: Fuel(FUEL), request_id: 3, ..Header::new(Kind::Call) },
+            payload,
+        );
         let (header, _) = raw.receive();
-        assert_eq!((header.kind, status(&header), header.fuel), (Kind::Reply, Status::BadSlot, Fuel::ZERO));
+        assert_eq!(
+            (header.kind, status(&header), header.fuel),
+            (Kind::Reply, Status::BadSlot, Fuel::ZERO)
+        );
     };
     // Nothing is open yet; a large payload is read past.
     bad_slot(&mut raw, 0, 0, b"x");
@@ -150,7 +192,12 @@ fn json(nucleus: &Nucleus) {
     }
     // Not even UTF-8.
     let (mut raw, number) = Raw::opened(&nucleus.socket("hello"), "hello", "greet");
-    let header = Header { flags: Flags::JSON, receptor: number, fuel: Fuel(FUEL), ..Header::new(Kind::Call) };
+    let header = Header {
+        flags: Flags::JSON,
+        receptor: number,
+        fuel: Fuel(FUEL),
+        ..Header::new(Kind::Call)
+    };
     raw.send(header, b"{\"name\":\"\xff\"}");
     assert_eq!(status(&raw.receive().0), Status::BadRequest);
     let mut client = nucleus.client("echo");
@@ -191,7 +238,9 @@ fn frames(nucleus: &Nucleus) {
     check(&flagged, Status::BadFrame);
     check(&[0xff; 64], Status::BadFrame);
     // Opens that are malformed: too short, names that are none, bytes behind the end.
-    for payload in [vec![], vec![0; 31], vec![0; 34], [vec![0; 32], vec![255; 10]].concat(), vec![0; 256]] {
+    for payload in
+        [vec![], vec![0; 31], vec![0; 34], [vec![0; 32], vec![255; 10]].concat(), vec![0; 256]]
+    {
         check(&frame(Header::new(Kind::Open), &payload), Status::BadFrame);
     }
     // No hello at all: the server's own comes first, so that both can name both versions.
@@ -221,14 +270,18 @@ fn stalled(nucleus: &Nucleus) -> Vec<(&'static str, Raw)> {
     let mut half_hello = Raw::silent(&socket);
     half_hello.write(&Hello::CURRENT.encode()[..7]);
     let (mut half_call, receptor) = Raw::opened(&socket, "worker", "worker");
-    let header = Header { payload_bytes: 1 << 20, receptor, fuel: Fuel(FUEL), ..Header::new(Kind::Call) };
+    let header =
+        Header { payload_bytes: 1 << 20, receptor, fuel: Fuel(FUEL), ..Header::new(Kind::Call) };
     half_call.write(&header.encode());
     half_call.write(&[1; 1000]);
     vec![
         ("nothing", Raw::silent(&socket)),
         ("half a hello", half_hello),
         ("half a header", greeted(&Header::new(Kind::Ping).encode()[..13])),
-        ("half an open", greeted(&Header { payload_bytes: 100, ..Header::new(Kind::Open) }.encode())),
+        (
+            "half an open",
+            greeted(&Header { payload_bytes: 100, ..Header::new(Kind::Open) }.encode()),
+        ),
         ("half a large call", half_call),
     ]
 }
@@ -246,13 +299,20 @@ fn never_reads(nucleus: &Nucleus) -> (&'static str, Raw) {
         match raw.stream.write(&bytes[sent % bytes.len()..]) {
             Ok(wrote) => {
                 (sent, silent) = (sent + wrote, 0);
-                assert!(sent < 64 << 20, "the server takes calls without end from who reads no reply");
+                assert!(
+                    sent < 64 << 20,
+                    "the server takes calls without end from who reads no reply"
+                );
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 silent += 1;
                 std::thread::sleep(Duration::from_millis(20));
             }
-            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => break,
+            Err(error)
+                if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) =>
+            {
+                break;
+            }
             Err(error) => panic!("{error}"),
         }
     }
@@ -280,7 +340,9 @@ fn instances(nucleus: &Nucleus, cell: &str) -> u64 {
 
 #[track_caller]
 fn wait_for_instances(nucleus: &Nucleus, cell: &str, expect: u64) {
-    eventually(&format!("{cell} has {expect} instances"), || (instances(nucleus, cell) == expect).then_some(()));
+    eventually(&format!("{cell} has {expect} instances"), || {
+        (instances(nucleus, cell) == expect).then_some(())
+    });
 }
 
 /// A call that is cancelled ends soon, says so, and costs what it burned until then.
@@ -317,7 +379,8 @@ fn disconnects(nucleus: &Nucleus) {
     wait_for_instances(nucleus, "spin", 0);
     // In the middle of a large request, too.
     let (mut raw, receptor) = Raw::opened(&nucleus.socket("worker"), "worker", "worker");
-    let header = Header { payload_bytes: 10 << 20, receptor, fuel: Fuel(FUEL), ..Header::new(Kind::Call) };
+    let header =
+        Header { payload_bytes: 10 << 20, receptor, fuel: Fuel(FUEL), ..Header::new(Kind::Call) };
     raw.write(&header.encode());
     raw.write(&vec![3; 1 << 20]);
     drop(raw);
@@ -325,7 +388,8 @@ fn disconnects(nucleus: &Nucleus) {
 
 /// A deadline of the client's own: a typed error, and the connection goes on.
 fn deadlines(nucleus: &Nucleus) {
-    let mut client = Client::connect_with(nucleus.socket("spin"), "spin", Config::default()).unwrap();
+    let mut client =
+        Client::connect_with(nucleus.socket("spin"), "spin", Config::default()).unwrap();
     let slot = client.open_raw("run").unwrap();
     let options = CallOptions { fuel: Fuel(50_000_000_000), timeout: Duration::from_millis(50) };
     let error = client.call_raw(&slot, b"", options).unwrap_err();
@@ -421,7 +485,8 @@ fn garbage_hurts_nobody() {
     let mut random = cell_tests::Random::new(0xbad);
     for round in 0..400 {
         let length = usize::try_from(random.below(300)).unwrap();
-        let mut bytes: Vec<u8> = (0..length).map(|_| u8::try_from(random.below(256)).unwrap()).collect();
+        let mut bytes: Vec<u8> =
+            (0..length).map(|_| u8::try_from(random.below(256)).unwrap()).collect();
         if round % 2 == 0 {
             // Behind a good hello, frames that are nearly right.
             bytes.splice(..0, Hello::CURRENT.encode());
@@ -436,7 +501,10 @@ fn garbage_hurts_nobody() {
             let _ = stream.shutdown(std::net::Shutdown::Write);
             stream.set_read_timeout(Some(cell_tests::GUARD)).unwrap();
             let ended = (&stream).read_to_end(&mut Vec::new()).map_err(|error| error.kind());
-            assert!(matches!(ended, Ok(_) | Err(ErrorKind::ConnectionReset)), "round {round}: {ended:?}");
+            assert!(
+                matches!(ended, Ok(_) | Err(ErrorKind::ConnectionReset)),
+                "round {round}: {ended:?}"
+            );
         }
     }
     neighbour_answers(&nucleus);

@@ -29,12 +29,18 @@ type Case = (&'static str, &'static str, fn(usize) -> Request);
 const CASES: [Case; 4] = [
     ("echo", "run", |size| Request::Rkyv(vec![7; size.min(100_000)])),
     ("worker", "worker", |size| {
-        Request::Rkyv(cell_abi::schema::encode(&WorkLoad { id: 1, payload: vec![7; size] }).unwrap().to_vec())
+        Request::Rkyv(
+            cell_abi::schema::encode(&WorkLoad { id: 1, payload: vec![7; size] }).unwrap().to_vec(),
+        )
     }),
     ("hello", "shout", |size| {
-        Request::Rkyv(cell_abi::schema::encode(&Shout { text: "x".repeat(size), marks: 3 }).unwrap().to_vec())
+        Request::Rkyv(
+            cell_abi::schema::encode(&Shout { text: "x".repeat(size), marks: 3 }).unwrap().to_vec(),
+        )
     }),
-    ("hello", "shout", |size| Request::Json(format!("{{\"text\":\"{}\",\"marks\":3}}", "x".repeat(size)))),
+    ("hello", "shout", |size| {
+        Request::Json(format!("{{\"text\":\"{}\",\"marks\":3}}", "x".repeat(size)))
+    }),
 ];
 
 fn nucleus(isolation: &str) -> Nucleus {
@@ -66,11 +72,19 @@ fn bills(nucleus: &Nucleus, runs_max: usize) -> (Vec<u64>, Vec<(&'static str, u6
             }
             earned.push((cell, first * u64::try_from(runs.min(runs_max)).unwrap()));
             // Exactly enough is enough; one less is not, and is charged to the unit.
-            assert_eq!(request.call(&mut client, &slot, first).unwrap(), first, "{cell}.{receptor} with {size} bytes");
+            assert_eq!(
+                request.call(&mut client, &slot, first).unwrap(),
+                first,
+                "{cell}.{receptor} with {size} bytes"
+            );
             let Err(error) = request.call(&mut client, &slot, first - 1) else {
                 panic!("{cell}.{receptor} with {size} bytes ran on less than it burns")
             };
-            assert_eq!((error.status(), error.fuel()), (Some(Status::OutOfFuel), Fuel(first - 1)), "{error}");
+            assert_eq!(
+                (error.status(), error.fuel()),
+                (Some(Status::OutOfFuel), Fuel(first - 1)),
+                "{error}"
+            );
             earned.push((cell, 2 * first - 1));
             bills.push(first);
         }
@@ -84,7 +98,8 @@ fn settle(nucleus: Nucleus, earned: &[(&str, u64)]) {
     let balances = home.balances();
     let mut total = 0;
     for name in ["echo", "worker", "hello"] {
-        let expected: u64 = earned.iter().filter(|(cell, _)| *cell == name).map(|(_, fuel)| fuel).sum();
+        let expected: u64 =
+            earned.iter().filter(|(cell, _)| *cell == name).map(|(_, fuel)| fuel).sum();
         assert_eq!(balances[&format!("cell:{name}")], i64::try_from(expected).unwrap(), "{name}");
         total += i64::try_from(expected).unwrap();
     }
@@ -123,7 +138,11 @@ fn tiny_limits_are_charged_whole() {
     let limits = [0, 1, 2, 1000, 499_999, 500_000, 500_001, 20_000_000];
     for limit in limits {
         let error = Request::Rkyv(Vec::new()).call(&mut client, &slot, limit).unwrap_err();
-        assert_eq!((error.status(), error.fuel()), (Some(Status::OutOfFuel), Fuel(limit)), "{error}");
+        assert_eq!(
+            (error.status(), error.fuel()),
+            (Some(Status::OutOfFuel), Fuel(limit)),
+            "{error}"
+        );
     }
     nucleus.wait_for_earned("spin", Fuel(limits.iter().sum()));
 }

@@ -25,7 +25,8 @@ fn an_idle_connection_costs_nothing() {
     assert_eq!(nucleus.balance("owner"), FIRST_GRANT);
     assert!(!nucleus.balances().contains_key("cell:hello"));
     // The same connection is charged as soon as it calls.
-    let fuel = client.call_json(&slot, "{\"name\":\"Ada\"}", CallOptions::default()).unwrap().fuel();
+    let fuel =
+        client.call_json(&slot, "{\"name\":\"Ada\"}", CallOptions::default()).unwrap().fuel();
     nucleus.wait_for_earned("hello", fuel);
     // An instance that waits for the next call costs nothing either.
     thread::sleep(Duration::from_millis(500));

@@ -100,7 +100,10 @@ fn job(test: &str) -> Option<Job> {
     match compiled {
         Ok(compiled) if compiled.status.success() => Some(Job { home: Home::new(), place, wasm }),
         Ok(compiled) => {
-            println!("{test} SKIPPED: clang cannot build for wasm32-wasi: {}", String::from_utf8_lossy(&compiled.stderr));
+            println!(
+                "{test} SKIPPED: clang cannot build for wasm32-wasi: {}",
+                String::from_utf8_lossy(&compiled.stderr)
+            );
             None
         }
         Err(error) => {
@@ -128,12 +131,17 @@ impl Job {
     fn receipt(&self, options: &[&str], arguments: &[&str], input: &[u8], code: i32) -> Value {
         let before = self.home.spent();
         let (path, node) = (self.receipt_path(), self.home.balance("node"));
-        let ran = self.run(&[options, &["--receipt", path.to_str().unwrap()]].concat(), arguments, input);
+        let ran =
+            self.run(&[options, &["--receipt", path.to_str().unwrap()]].concat(), arguments, input);
         ran.expect(code);
         let receipt: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         fs::remove_file(path).unwrap();
         let charge = receipt["charge_nano_atp"].as_i64().unwrap();
-        assert_eq!((self.home.spent() - before, self.home.balance("node") - node), (charge, charge), "{receipt}");
+        assert_eq!(
+            (self.home.spent() - before, self.home.balance("node") - node),
+            (charge, charge),
+            "{receipt}"
+        );
         let fuel = receipt["fuel"].as_u64().unwrap();
         assert!(bill(&ran).contains(&format!("for {} fuel", grouped(fuel))), "{}", ran.stderr);
         receipt
@@ -202,10 +210,14 @@ fn a_timeout_ends_what_sleeps_spins_or_waits() {
     }
     // A pipe whose other end stays open for as long as the test holds it.
     let (reader, writer) = std::io::pipe().unwrap();
-    let mut command = job.home.command(["run", "--timeout", "0.3", job.wasm.to_str().unwrap(), "--", "upper"]);
-    let mut child = command.stdin(reader).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut command =
+        job.home.command(["run", "--timeout", "0.3", job.wasm.to_str().unwrap(), "--", "upper"]);
+    let mut child =
+        command.stdin(reader).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     drop(command);
-    let status = cell_tests::eventually("a job that waits for input is timed out", || child.try_wait().unwrap());
+    let status = cell_tests::eventually("a job that waits for input is timed out", || {
+        child.try_wait().unwrap()
+    });
     assert_eq!(status.code(), Some(124));
     drop(writer);
     for bad in ["0", "-1", "nan", "1e99", "soon"] {
@@ -217,7 +229,10 @@ fn a_timeout_ends_what_sleeps_spins_or_waits() {
 fn a_budget_is_kept_to_the_unit() {
     let Some(job) = job("jobs::a_budget_is_kept_to_the_unit") else { return };
     let receipt = job.receipt(&["--fuel", "30000000"], &["spin"], b"", 122);
-    assert_eq!((&receipt["charge_nano_atp"], &receipt["fuel"]), (&30_000_000.into(), &30_000_000.into()));
+    assert_eq!(
+        (&receipt["charge_nano_atp"], &receipt["fuel"]),
+        (&30_000_000.into(), &30_000_000.into())
+    );
     assert_eq!(receipt["outcome"]["code"], 19);
     let receipt = job.receipt(&["--budget", "0.05"], &["spin"], b"", 122);
     assert_eq!(receipt["charge_nano_atp"], 50_000_000);
@@ -236,7 +251,12 @@ fn a_budget_is_kept_to_the_unit() {
     let ran = job.run(&["--budget", "5000"], &["upper"], b"");
     assert!(ran.expect(122).stderr.contains("cell ledger grant"), "{}", ran.stderr);
     assert_eq!(job.home.spent(), before);
-    for bad in [&["--budget", "-1"][..], &["--budget", "x"], &["--budget", "1", "--fuel", "1"], &["--fuel", "1.5"]] {
+    for bad in [
+        &["--budget", "-1"][..],
+        &["--budget", "x"],
+        &["--budget", "1", "--fuel", "1"],
+        &["--fuel", "1.5"],
+    ] {
         job.run(bad, &["upper"], b"").expect(2);
     }
     let verified = job.home.cell(["ledger", "verify", "--json"]).expect(0).json();
@@ -251,7 +271,8 @@ fn a_trap_is_paid_and_told() {
     assert!(receipt["charge_nano_atp"].as_i64().unwrap() > 0);
     // Memory has an end, which the job is told of.
     let ran = job.run(&["--memory", "8"], &["hog"], b"");
-    let refused = ran.expect(0).stdout.trim().strip_prefix("refused at ").unwrap().parse::<u32>().unwrap();
+    let refused =
+        ran.expect(0).stdout.trim().strip_prefix("refused at ").unwrap().parse::<u32>().unwrap();
     assert!((2..=8).contains(&refused), "{refused}");
 }
 
@@ -269,20 +290,28 @@ fn directories_are_as_given() {
     assert_eq!(ran.expect(0).stdout, "read from the host\n");
     job.run(&["--dir", &dir], &["write", "/data/out", "from the job"], b"").expect(0);
     assert_eq!(fs::read_to_string(data.join("out")).unwrap(), "from the job");
-    assert_eq!(job.run(&["--dir", &read_only], &["read", "/data/in"], b"").expect(0).stdout, "read from the host\n");
+    assert_eq!(
+        job.run(&["--dir", &read_only], &["read", "/data/in"], b"").expect(0).stdout,
+        "read from the host\n"
+    );
     job.run(&["--dir", &read_only], &["write", "/data/in", "overwritten"], b"").expect(1);
     job.run(&["--dir", &read_only], &["write", "/data/new", "new"], b"").expect(1);
     assert_eq!(fs::read_to_string(data.join("in")).unwrap(), "from the host");
     assert!(!data.join("new").exists());
     // Neither up and out, nor along a link, nor to where nothing was given.
-    for path in ["/data/../secret", "/data/link", "/etc/passwd", "../secret", "/data/../../../etc/passwd"] {
+    for path in
+        ["/data/../secret", "/data/link", "/etc/passwd", "../secret", "/data/../../../etc/passwd"]
+    {
         let ran = job.run(&["--dir", &dir], &["read", path], b"");
         assert!(ran.expect(1).stdout.starts_with("errno "), "{path}: {}", ran.stdout);
         job.run(&["--dir", &dir], &["write", path, "x"], b"").expect(1);
     }
     assert_eq!(fs::read_to_string(job.place.path().join("secret")).unwrap(), "not yours");
     for path in ["/etc/passwd", "/", ".", data.join("in").to_str().unwrap()] {
-        assert!(job.run(&[], &["read", path], b"").expect(1).stdout.starts_with("errno "), "{path}");
+        assert!(
+            job.run(&[], &["read", path], b"").expect(1).stdout.starts_with("errno "),
+            "{path}"
+        );
     }
     for bad in ["nowhere::/data", "x", "::", &format!("{}::/a", job.wasm.display())] {
         let ran = job.run(&["--dir", bad], &["exit", "0"], b"");
@@ -309,12 +338,19 @@ fn a_receipt_tells_everything() {
     assert_eq!((&one["payer"], &one["payee"]), (&id["owner"], &id["node"]));
     assert_eq!(one["outcome"], serde_json::json!({ "status": "exited", "exit_code": 0 }));
     assert_eq!(one["charge_nano_atp"], one["fuel"]);
-    let inspected = job.home.cell(["inspect", job.wasm.to_str().unwrap(), "--json"]).expect(0).json();
+    let inspected =
+        job.home.cell(["inspect", job.wasm.to_str().unwrap(), "--json"]).expect(0).json();
     assert_eq!((&one["cell_hash"], &inspected["kind"]), (&inspected["hash"], &"command".into()));
     let dimensions = &one["dimensions"];
     assert_eq!(dimensions["fuel"]["amount"], one["fuel"]);
-    assert_eq!(dimensions["starts"], serde_json::json!({ "amount": 1, "fuel_included": inspected["start_fuel"] }));
-    assert_eq!((&dimensions["stdin_bytes"]["amount"], &dimensions["stdout_bytes"]["amount"]), (&3.into(), &3.into()));
+    assert_eq!(
+        dimensions["starts"],
+        serde_json::json!({ "amount": 1, "fuel_included": inspected["start_fuel"] })
+    );
+    assert_eq!(
+        (&dimensions["stdin_bytes"]["amount"], &dimensions["stdout_bytes"]["amount"]),
+        (&3.into(), &3.into())
+    );
     assert!(dimensions["memory_bytes_peak"]["amount"].as_u64().unwrap() >= 65_536);
     for hash in ["input_hash", "output_hash", "transfer", "cell_hash"] {
         let text = one[hash].as_str().unwrap();
@@ -327,7 +363,10 @@ fn a_receipt_tells_everything() {
         assert_eq!(one[field], same[field], "{field}");
     }
     assert_ne!(one["transfer"], same["transfer"]);
-    assert_ne!((&one["input_hash"], &one["output_hash"]), (&other["input_hash"], &other["output_hash"]));
+    assert_ne!(
+        (&one["input_hash"], &one["output_hash"]),
+        (&other["input_hash"], &other["output_hash"])
+    );
     assert_ne!(one["input_hash"], other["input_hash"]);
     assert_ne!(one["output_hash"], other["output_hash"]);
     // With --json the receipt stands where the bill does; standard output stays the job's.
@@ -358,7 +397,8 @@ fn what_is_no_job_is_refused() {
     check_refused(&home, &put("empty.wasm", b""), 126, "WebAssembly");
     let component = b"\0asm\x0d\0\x01\0";
     check_refused(&home, &put("component.wasm", component), 126, "component");
-    let mut cut = wat::compile("(module (memory (export \"memory\") 1) (func (export \"_start\")))");
+    let mut cut =
+        wat::compile("(module (memory (export \"memory\") 1) (func (export \"_start\")))");
     cut.truncate(cut.len() - 3);
     check_refused(&home, &put("cut.wasm", &cut), 126, "");
     let stranger = r#"(module (import "env" "secret" (func)) (memory (export "memory") 1) (func (export "_start")))"#;
@@ -366,7 +406,9 @@ fn what_is_no_job_is_refused() {
     let neither = wat::compile("(module (memory (export \"memory\") 1))");
     check_refused(&home, &put("neither.wasm", &neither), 126, "neither a cell");
     // Right sections, wrong code: past the gate, and stopped by the compiler.
-    let good = wat::compile("(module (memory (export \"memory\") 1) (func (export \"_start\") (drop (i32.const 1))))");
+    let good = wat::compile(
+        "(module (memory (export \"memory\") 1) (func (export \"_start\") (drop (i32.const 1))))",
+    );
     let at = good.windows(2).position(|pair| pair == [0x41, 1]).unwrap();
     let mut invalid = good;
     invalid[at] = 0x43;
@@ -380,7 +422,11 @@ fn what_is_no_job_is_refused() {
     let job = place.join("job");
     fs::create_dir(&job).unwrap();
     fs::write(job.join("Cell.toml"), wat::manifest("job", "")).unwrap();
-    fs::write(job.join("cell.wasm"), wat::compile("(module (memory (export \"memory\") 1) (func (export \"_start\")))")).unwrap();
+    fs::write(
+        job.join("cell.wasm"),
+        wat::compile("(module (memory (export \"memory\") 1) (func (export \"_start\")))"),
+    )
+    .unwrap();
     let ran = home.cell([Path::new("deploy"), &job]);
     assert!(ran.expect(126).stderr.contains("cell run"), "{}", ran.stderr);
 }

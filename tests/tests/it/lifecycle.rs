@@ -31,7 +31,12 @@ fn ask_number(client: &mut Client) -> Result<u32, Error> {
 fn count(home: &Home, by: i64) -> i64 {
     let mut client = home.client("counter");
     let slot = client.open::<counter::add::Receptor>().unwrap();
-    client.call(&slot, &counter::Add { by }, CallOptions::default()).unwrap().into_owned().unwrap().value
+    client
+        .call(&slot, &counter::Add { by }, CallOptions::default())
+        .unwrap()
+        .into_owned()
+        .unwrap()
+        .value
 }
 
 #[test]
@@ -68,8 +73,13 @@ fn deploy_and_rm_by_command() {
     fs::write(project.join("Cell.toml"), wat::manifest("n", "")).unwrap();
     for number in 1..4 {
         fs::write(project.join("cell.wasm"), numbered(number)).unwrap();
-        let deployed = nucleus.cell([Path::new("deploy"), &project, Path::new("--json")]).expect(0).json();
-        assert_eq!((&deployed["cell"], &deployed["live"]), (&"n".into(), &true.into()), "{deployed}");
+        let deployed =
+            nucleus.cell([Path::new("deploy"), &project, Path::new("--json")]).expect(0).json();
+        assert_eq!(
+            (&deployed["cell"], &deployed["live"]),
+            (&"n".into(), &true.into()),
+            "{deployed}"
+        );
         // When the command ends, the new code answers.
         assert_eq!(ask_number(&mut nucleus.client("n")).unwrap(), number);
     }
@@ -86,10 +96,15 @@ fn replaced_under_load() {
     let nucleus = Nucleus::new();
     nucleus.put("n", &wat::manifest("n", ""), &numbered(0));
     nucleus.wait_for("n", "live");
-    let (stop, newest, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (stop, newest, calls) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+        Arc::new(AtomicU64::new(0)),
+    );
     let threads: Vec<_> = (0..3)
         .map(|_| {
-            let (home, stop, newest, calls) = ((*nucleus).clone(), Arc::clone(&stop), Arc::clone(&newest), Arc::clone(&calls));
+            let (home, stop, newest, calls) =
+                ((*nucleus).clone(), Arc::clone(&stop), Arc::clone(&newest), Arc::clone(&calls));
             thread::spawn(move || {
                 let mut client = home.client("n");
                 let slot = client.open_raw("run").unwrap();
@@ -97,7 +112,10 @@ fn replaced_under_load() {
                 while !stop.load(Relaxed) {
                     let reply = client.call_raw(&slot, b"", CallOptions::default()).unwrap();
                     let number = u32::from_le_bytes(reply.bytes().try_into().unwrap());
-                    assert!(number >= last && u64::from(number) <= newest.load(Relaxed), "{number} after {last}");
+                    assert!(
+                        number >= last && u64::from(number) <= newest.load(Relaxed),
+                        "{number} after {last}"
+                    );
                     last = number;
                     calls.fetch_add(1, Relaxed);
                 }
@@ -110,7 +128,9 @@ fn replaced_under_load() {
         newest.store(number.into(), Relaxed);
         nucleus.replace_wasm("n", &numbered(number));
         let mut client = nucleus.client("n");
-        eventually("the new code answers", || (ask_number(&mut nucleus.client("n")).unwrap() == number).then_some(()));
+        eventually("the new code answers", || {
+            (ask_number(&mut nucleus.client("n")).unwrap() == number).then_some(())
+        });
         client.ping().unwrap();
         eventually("the load goes on", || (calls.load(Relaxed) > before + 10).then_some(()));
     }
@@ -128,8 +148,13 @@ fn replaced_by_other_types() {
     nucleus.deploy_wat("c", &echo(), "");
     let (mut raw, receptor) = Raw::opened(&nucleus.socket("c"), "c", "run");
     let row = nucleus.wait_for("c", "live");
-    nucleus.replace_wasm("c", &wat::compile(&echo().replace("run(bytes) -> bytes", "run(words) -> bytes")));
-    eventually("it was replaced", || (nucleus.wait_for("c", "live")["hash"] != row["hash"]).then_some(()));
+    nucleus.replace_wasm(
+        "c",
+        &wat::compile(&echo().replace("run(bytes) -> bytes", "run(words) -> bytes")),
+    );
+    eventually("it was replaced", || {
+        (nucleus.wait_for("c", "live")["hash"] != row["hash"]).then_some(())
+    });
     raw.call(receptor, 1, 1_000_000, b"hi");
     assert_eq!(status(&raw.receive().0), Status::Gone);
     let (header, _) = raw.open("c", "run", 2);
@@ -158,7 +183,8 @@ fn broken_directories_are_named_and_heal() {
     check_broken(&nucleus, "e", &wat::manifest("e", ""), b"no module", "not a WebAssembly module");
     check_broken(&nucleus, "f", &wat::manifest("f", "wasm = \"../../a.wasm\""), &good, "beside");
     check_broken(&nucleus, "g", &wat::manifest("g", "wasm = \"other.wasm\""), &good, "other.wasm");
-    let command = wat::compile("(module (memory (export \"memory\") 1) (func (export \"_start\")))");
+    let command =
+        wat::compile("(module (memory (export \"memory\") 1) (func (export \"_start\")))");
     check_broken(&nucleus, "h", &wat::manifest("h", ""), &command, "cell run");
     let nameless = wat::compile(&echo().replace("cell:interface", "something"));
     check_broken(&nucleus, "i", &wat::manifest("i", ""), &nameless, "cell:interface");
@@ -176,7 +202,10 @@ fn broken_directories_are_named_and_heal() {
     }
     for name in ["a", "c", "d", "e", "f", "g", "h", "i", "j", "k", "fine"] {
         nucleus.wait_for(name, "live");
-        assert_eq!(nucleus.client(name).open_raw("run").unwrap().schema(), "receptor run(bytes) -> bytes\n");
+        assert_eq!(
+            nucleus.client(name).open_raw("run").unwrap().schema(),
+            "receptor run(bytes) -> bytes\n"
+        );
     }
     nucleus.down();
 }
@@ -249,7 +278,9 @@ fn garbage_at_the_control_socket() {
         let _ = (&stream).read_to_end(&mut answer);
         String::from_utf8_lossy(&answer).into_owned()
     };
-    for bytes in [&b"garbage\n"[..], b"{}\n", b"null\n", b"{\"ping\":1}\n", b"\"pin\"\n", b"[[[[[[[[\n"] {
+    for bytes in
+        [&b"garbage\n"[..], b"{}\n", b"null\n", b"{\"ping\":1}\n", b"\"pin\"\n", b"[[[[[[[[\n"]
+    {
         let answer: Value = serde_json::from_str(&say(bytes)).unwrap();
         assert!(answer["failed"].as_str().unwrap().contains("not a request"), "{answer}");
     }
@@ -278,7 +309,10 @@ fn one_nucleus_per_home() {
     let home = nucleus.down();
     home.cell(["down"]).expect(0);
     // Ten at once: one comes up, and all who asked for one in the background are content.
-    let starts: Vec<_> = (0..10).map(|_| home.clone()).map(|home| thread::spawn(move || home.cell(["up"]))).collect();
+    let starts: Vec<_> = (0..10)
+        .map(|_| home.clone())
+        .map(|home| thread::spawn(move || home.cell(["up"])))
+        .collect();
     let background = Background::up(&home);
     let codes: Vec<_> = starts.into_iter().map(|start| start.join().unwrap()).collect();
     assert!(codes.iter().all(|ran| ran.code == Some(0)), "{codes:?}");
@@ -316,7 +350,11 @@ fn state_survives() {
     assert_eq!((count(&home, 5), count(&home, 2)), (5, 7));
     // New code, a restart, the worker's death, the nucleus' death.
     let row = nucleus.wait_for("counter", "live");
-    fs::write(home.cell_directory("counter").join("Cell.toml"), wat::manifest("counter", "state_mb_max = 1\nreplicas_max = 3")).unwrap();
+    fs::write(
+        home.cell_directory("counter").join("Cell.toml"),
+        wat::manifest("counter", "state_mb_max = 1\nreplicas_max = 3"),
+    )
+    .unwrap();
     eventually("the manifest was taken", || (count(&home, 0) == 7).then_some(()));
     assert_eq!(nucleus.wait_for("counter", "live")["hash"], row["hash"]);
     nucleus.down();
@@ -333,7 +371,8 @@ fn state_survives() {
     assert_eq!(count(&home, 1), 10);
     // Many at once: each counts.
     let all = (0..4).map(|_| home.clone());
-    let threads: Vec<_> = all.map(|home| thread::spawn(move || (0..25).map(|_| count(&home, 1)).max())).collect();
+    let threads: Vec<_> =
+        all.map(|home| thread::spawn(move || (0..25).map(|_| count(&home, 1)).max())).collect();
     let last = threads.into_iter().map(|thread| thread.join().unwrap()).max();
     assert_eq!((last, count(&home, 0)), (Some(Some(110)), 110));
     // Removed and deployed again it is another cell.
@@ -378,7 +417,10 @@ fn the_quota_of_state_holds() {
         nucleus = Nucleus::up(&home);
         nucleus.wait_for("kv", "live");
     }
-    let size: u64 = fs::read_dir(home.cell_directory("kv").join("data")).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
+    let size: u64 = fs::read_dir(home.cell_directory("kv").join("data"))
+        .unwrap()
+        .map(|e| e.unwrap().metadata().unwrap().len())
+        .sum();
     assert!(size < 8 << 20, "a mebibyte of state takes {size} bytes");
 }
 
@@ -386,10 +428,18 @@ fn the_quota_of_state_holds() {
 fn logs_are_escaped_and_cut() {
     let nucleus = Nucleus::new();
     let log = r#"(import "cell_v1" "log" (func $log (param i32 i32 i32)))"#;
-    nucleus.deploy_wat("l", &wat::cell(log, &format!("(call $log (i32.const 2) (local.get $ptr) (local.get $len)) {}", wat::ECHO)), "");
+    nucleus.deploy_wat(
+        "l",
+        &wat::cell(
+            log,
+            &format!("(call $log (i32.const 2) (local.get $ptr) (local.get $len)) {}", wat::ECHO),
+        ),
+        "",
+    );
     let mut client = nucleus.client("l");
     let slot = client.open_raw("run").unwrap();
-    let mut say = |bytes: &[u8]| drop(client.call_raw(&slot, bytes, CallOptions::default()).unwrap());
+    let mut say =
+        |bytes: &[u8]| drop(client.call_raw(&slot, bytes, CallOptions::default()).unwrap());
     say(b"plain");
     say(b"\x1b[2J\x1b]0;owned\x07 and \xff\x00\r\n1999.000 error forged");
     say(&vec![b'x'; 100_000]);
@@ -399,8 +449,14 @@ fn logs_are_escaped_and_cut() {
     let shown = nucleus.cell(["logs", "l", "-n", "1000000"]);
     let text = &shown.expect(0).stdout;
     assert!(text.contains("warn plain"), "{}", &text[..200]);
-    assert!(!text.chars().any(|c| c.is_control() && c != '\n' && c != '\t'), "control characters reach the terminal");
-    assert!(text.contains("\\u{1b}[2J") && !text.lines().any(|line| line.starts_with("1999")), "a line was forged");
+    assert!(
+        !text.chars().any(|c| c.is_control() && c != '\n' && c != '\t'),
+        "control characters reach the terminal"
+    );
+    assert!(
+        text.contains("\\u{1b}[2J") && !text.lines().any(|line| line.starts_with("1999")),
+        "a line was forged"
+    );
     assert!(text.lines().all(|line| line.len() < 20_000), "a record is without end");
     let size = fs::metadata(nucleus.cell_directory("l").join("log/cell.log")).unwrap().len();
     assert!(size < 8 << 20, "a flood of ten megabytes left {size}");
@@ -426,25 +482,39 @@ fn calls_in_a_circle() {
         let slot = client.open_raw("run").unwrap();
         for _ in 0..5 {
             let reply = client.call_raw(&slot, b"hi", CallOptions::default()).unwrap();
-            let statuses: Vec<_> = reply.bytes().chunks(4).map(|code| u32::from_le_bytes(code.try_into().unwrap_or_default())).collect();
+            let statuses: Vec<_> = reply
+                .bytes()
+                .chunks(4)
+                .map(|code| u32::from_le_bytes(code.try_into().unwrap_or_default()))
+                .collect();
             assert!(statuses.contains(&Status::TooDeep.code()), "{name}: {statuses:?}");
         }
     }
     // Several circles at once, which could wait for one another's instances for ever.
-    let threads: Vec<_> = (0..8).map(|at| {
-        let home = (*nucleus).clone();
-        let name = ["ping", "pong", "me"][at % 3];
-        thread::spawn(move || {
-            let mut client = home.client(name);
-            let slot = client.open_raw("run").unwrap();
-            for _ in 0..10 {
-                match client.call_raw(&slot, b"hi", CallOptions { timeout: GUARD, ..CallOptions::default() }) {
-                    Ok(_) => {}
-                    Err(error) => assert!(matches!(error.status(), Some(Status::TooDeep | Status::Busy)) && !matches!(error, Error::TimedOut), "{name}: {error}"),
+    let threads: Vec<_> = (0..8)
+        .map(|at| {
+            let home = (*nucleus).clone();
+            let name = ["ping", "pong", "me"][at % 3];
+            thread::spawn(move || {
+                let mut client = home.client(name);
+                let slot = client.open_raw("run").unwrap();
+                for _ in 0..10 {
+                    match client.call_raw(
+                        &slot,
+                        b"hi",
+                        CallOptions { timeout: GUARD, ..CallOptions::default() },
+                    ) {
+                        Ok(_) => {}
+                        Err(error) => assert!(
+                            matches!(error.status(), Some(Status::TooDeep | Status::Busy))
+                                && !matches!(error, Error::TimedOut),
+                            "{name}: {error}"
+                        ),
+                    }
                 }
-            }
+            })
         })
-    }).collect();
+        .collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     // A callee that is not there is told to the caller's code.
     nucleus.deploy_wat("lost", &wat::caller("nowhere"), "");
@@ -464,7 +534,11 @@ fn a_circle_of_one_instance() {
     let mut client = nucleus.client("me");
     let slot = client.open_raw("run").unwrap();
     for _ in 0..3 {
-        match client.call_raw(&slot, b"hi", CallOptions { timeout: GUARD, ..CallOptions::default() }) {
+        match client.call_raw(
+            &slot,
+            b"hi",
+            CallOptions { timeout: GUARD, ..CallOptions::default() },
+        ) {
             Ok(reply) => {
                 let refused = Status::TooDeep.code().to_le_bytes();
                 assert!(reply.bytes().chunks(4).any(|code| code == refused), "{reply:?}");
@@ -488,7 +562,8 @@ fn callees_are_paid_their_share() {
     for name in ["worker", "frontend"] {
         nucleus.wait_for(name, "live");
     }
-    let ran = nucleus.cell(["call", "frontend.sum_up", "{\"payloads\":[[1,2,3],[],[4]]}", "--json"]);
+    let ran =
+        nucleus.cell(["call", "frontend.sum_up", "{\"payloads\":[[1,2,3],[],[4]]}", "--json"]);
     let answer = ran.expect(0).json();
     assert_eq!(answer["reply"]["count"], 3, "{answer}");
     let home = nucleus.down();

@@ -1,15 +1,25 @@
 //! The built binary, driven from outside: what users and strangers see of it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests print what they measured and what they skipped")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "these are tests"
+)]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "tests print what they measured and what they skipped"
+)]
 
 mod boundaries;
 mod cli;
 mod crash;
 mod dev;
+mod ends;
+mod fuel;
+mod idle;
 mod jobs;
 mod lifecycle;
 mod neighbour;
 mod schema;
-mod ends;
-mod fuel;
-mod idle;

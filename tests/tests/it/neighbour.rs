@@ -15,7 +15,11 @@ fn measure(client: &mut Client, slot: &RawSlot) -> Vec<Duration> {
     let mut times = Vec::with_capacity(CALLS);
     for _ in 0..CALLS {
         let started = Instant::now();
-        let reply = client.call_raw(slot, b"ping", CallOptions { timeout: GUARD, ..CallOptions::default() });
+        let reply = client.call_raw(
+            slot,
+            b"ping",
+            CallOptions { timeout: GUARD, ..CallOptions::default() },
+        );
         times.push(started.elapsed());
         assert_eq!(reply.expect("the neighbour answers").bytes(), b"ping");
     }
@@ -26,7 +30,11 @@ fn measure(client: &mut Client, slot: &RawSlot) -> Vec<Duration> {
 #[test]
 fn sixteen_endless_loops_and_a_neighbour() {
     let nucleus = Nucleus::new();
-    nucleus.put("spin", &wat::manifest("spin", "call_ms_max = 600000"), &wat::compile(&wat::cell("", wat::SPIN)));
+    nucleus.put(
+        "spin",
+        &wat::manifest("spin", "call_ms_max = 600000"),
+        &wat::compile(&wat::cell("", wat::SPIN)),
+    );
     nucleus.deploy_wat("echo", &wat::cell("", wat::ECHO), "");
     nucleus.wait_for("spin", "live");
     let mut client = nucleus.client("echo");
@@ -39,19 +47,34 @@ fn sixteen_endless_loops_and_a_neighbour() {
         spinner.send_raw(&spin, b"", options).unwrap();
     }
     spinner.flush().unwrap();
-    eventually("sixteen loops run", || (nucleus.row("spin").unwrap()["stats"]["instances"] == 16).then_some(()));
+    eventually("sixteen loops run", || {
+        (nucleus.row("spin").unwrap()["stats"]["instances"] == 16).then_some(())
+    });
     let loud = measure(&mut client, &slot);
     // New connections, to any of the worker's threads, are served as well.
     for _ in 0..20 {
         let mut client = nucleus.client("echo");
         let slot = client.open_raw("run").unwrap();
-        client.call_raw(&slot, b"", CallOptions { timeout: GUARD, ..CallOptions::default() }).unwrap();
+        client
+            .call_raw(&slot, b"", CallOptions { timeout: GUARD, ..CallOptions::default() })
+            .unwrap();
     }
-    assert_eq!(nucleus.row("spin").unwrap()["stats"]["instances"], 16, "the loops ended before the measurement did");
+    assert_eq!(
+        nucleus.row("spin").unwrap()["stats"]["instances"],
+        16,
+        "the loops ended before the measurement did"
+    );
     drop(spinner);
-    eventually("the loops stop", || (nucleus.row("spin").unwrap()["stats"]["instances"] == 0).then_some(()));
+    eventually("the loops stop", || {
+        (nucleus.row("spin").unwrap()["stats"]["instances"] == 0).then_some(())
+    });
     for (what, times) in [("quiet", quiet), ("loud", loud)] {
-        println!("neighbour, {what}: p50 {:?}, p99 {:?}, max {:?}", times[CALLS / 2], times[CALLS * 99 / 100], times[CALLS - 1]);
+        println!(
+            "neighbour, {what}: p50 {:?}, p99 {:?}, max {:?}",
+            times[CALLS / 2],
+            times[CALLS * 99 / 100],
+            times[CALLS - 1]
+        );
     }
     nucleus.down();
 }
@@ -60,7 +83,11 @@ fn sixteen_endless_loops_and_a_neighbour() {
 #[test]
 fn a_full_house_next_door() {
     let nucleus = Nucleus::new();
-    nucleus.put("spin", &wat::manifest("spin", "replicas_max = 1"), &wat::compile(&wat::cell("", wat::SPIN)));
+    nucleus.put(
+        "spin",
+        &wat::manifest("spin", "replicas_max = 1"),
+        &wat::compile(&wat::cell("", wat::SPIN)),
+    );
     nucleus.deploy_wat("echo", &wat::cell("", wat::ECHO), "");
     nucleus.wait_for("spin", "live");
     let stop = Arc::new(AtomicBool::new(false));

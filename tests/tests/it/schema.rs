@@ -56,14 +56,29 @@ fn check_refused<R: cell_client::Receptor>(nucleus: &Nucleus, ours: &str) {
 fn other_types_are_refused_with_both_schemas() {
     let nucleus = Nucleus::new();
     nucleus.deploy("worker");
-    check_refused::<renamed::worker::Receptor>(&nucleus, "> struct WorkLoad { number: u32, payload: Vec<u8> }");
-    check_refused::<retyped::worker::Receptor>(&nucleus, "> struct WorkLoad { id: u64, payload: Vec<u8> }");
-    check_refused::<reordered::worker::Receptor>(&nucleus, "> struct WorkLoad { payload: Vec<u8>, id: u32 }");
+    check_refused::<renamed::worker::Receptor>(
+        &nucleus,
+        "> struct WorkLoad { number: u32, payload: Vec<u8> }",
+    );
+    check_refused::<retyped::worker::Receptor>(
+        &nucleus,
+        "> struct WorkLoad { id: u64, payload: Vec<u8> }",
+    );
+    check_refused::<reordered::worker::Receptor>(
+        &nucleus,
+        "> struct WorkLoad { payload: Vec<u8>, id: u32 }",
+    );
     // The right ones fit, and answer.
-    let mut client = worker_interface::worker::Client::connect(nucleus.socket("worker"), "worker").unwrap();
-    let reply = client.call(&worker_interface::WorkLoad { id: 3, payload: b"foobar".to_vec() }).unwrap();
-    assert_eq!((reply.archived().id.to_native(), reply.archived().checksum.to_native()), (3, 0x8594_4171_f739_67e8));
-    TypedClient::<redocumented::worker::Receptor>::connect(nucleus.socket("worker"), "worker").unwrap();
+    let mut client =
+        worker_interface::worker::Client::connect(nucleus.socket("worker"), "worker").unwrap();
+    let reply =
+        client.call(&worker_interface::WorkLoad { id: 3, payload: b"foobar".to_vec() }).unwrap();
+    assert_eq!(
+        (reply.archived().id.to_native(), reply.archived().checksum.to_native()),
+        (3, 0x8594_4171_f739_67e8)
+    );
+    TypedClient::<redocumented::worker::Receptor>::connect(nucleus.socket("worker"), "worker")
+        .unwrap();
     // Nothing was called but that one.
     let home = nucleus.down();
     assert_eq!(home.spent(), i64::try_from(reply.fuel().0).unwrap());
