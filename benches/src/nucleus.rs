@@ -127,7 +127,8 @@ fn grant(program: &Path, home: &Path) -> anyhow::Result<()> {
         .output()
         .with_context(|| format!("run {}", program.display()))?;
     if !granted.status.success() {
-        bail!("grant ATP: {}", String::from_utf8_lossy(&granted.stderr).trim());
+        let said = String::from_utf8_lossy(&granted.stderr);
+        bail!("{} ledger grant: {}: {}", program.display(), granted.status, said.trim());
     }
     Ok(())
 }

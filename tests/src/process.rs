@@ -27,10 +27,16 @@ impl Process {
 
     /// Sends SIGKILL, if it is still the same process.
     pub fn kill(self) {
+        self.signal(Signal::KILL);
+    }
+
+    /// Sends a signal, if it is still the same process.
+    pub fn signal(self, signal: Signal) {
         if self.is_alive()
             && let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw)
         {
-            let _ = kill_process(pid, Signal::KILL);
+            // It may have ended since.
+            let _ = kill_process(pid, signal);
         }
     }
 

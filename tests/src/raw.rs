@@ -100,6 +100,11 @@ impl Raw {
         Ok((header, payload))
     }
 
+    /// Takes at most 100 bytes; 0 when the connection is over.
+    pub fn receive_some(&mut self) -> usize {
+        self.stream.read(&mut [0; 100]).unwrap_or(0)
+    }
+
     /// Fails the test unless the server closes, with nothing more to say.
     #[track_caller]
     pub fn expect_closed(&mut self) {

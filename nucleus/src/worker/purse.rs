@@ -202,7 +202,8 @@ impl Purse {
         let request =
             FromWorker::NeedHold { uid: self.uid, amount_min: missing, amount: missing.max(ahead) };
         if self.link.send(&request, &[]).is_err() {
-            return Try::Refused(free);
+            // The nucleus is gone, and this process ends any moment: that is what the caller shall see.
+            return Try::Wait;
         }
         state.asked = true;
         state.asked_min = missing;

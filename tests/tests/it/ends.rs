@@ -2,6 +2,9 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
 use std::time::Duration;
 
 use cell_abi::frame::{Hello, PROTOCOL_VERSION};
@@ -306,7 +309,7 @@ fn never_reads(nucleus: &Nucleus) -> (&'static str, Raw) {
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 silent += 1;
-                std::thread::sleep(Duration::from_millis(20));
+                thread::sleep(Duration::from_millis(20));
             }
             Err(error)
                 if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) =>
@@ -509,4 +512,62 @@ fn garbage_hurts_nobody() {
     }
     neighbour_answers(&nucleus);
     assert_eq!(nucleus.worker(), worker, "the worker was replaced");
+}
+
+/// Sends or takes a little at a time, without end, until it is let go or told to stop.
+fn drip(
+    stop: &Arc<AtomicBool>,
+    mut step: impl FnMut() -> bool + Send + 'static,
+) -> thread::JoinHandle<()> {
+    let stop = Arc::clone(stop);
+    thread::spawn(move || {
+        while !stop.load(Relaxed) && step() {
+            thread::sleep(Duration::from_millis(20));
+        }
+    })
+}
+
+/// A client that sends its request, or takes its reply, byte by byte keeps making progress and is
+/// never stalled. The one instance of a cell must not be its own for as long as it likes.
+#[test]
+fn who_drips_does_not_keep_an_instance() {
+    let nucleus = Nucleus::new();
+    // The reply is four mebibytes, which no socket's buffer holds.
+    let large = wat::cell("", "(i64.const 0x0040_0000_0000_0000)")
+        .replace("\"memory\") 4", "\"memory\") 64");
+    nucleus.deploy_wat("large", &large, "replicas_max = 1\ncall_ms_max = 500");
+    let stop = Arc::new(AtomicBool::new(false));
+    let victim = |what: &str| {
+        let mut client = nucleus.client("large");
+        let slot = client.open_raw("run").unwrap();
+        let options = CallOptions { timeout: cell_tests::GUARD, ..CallOptions::default() };
+        eventually(&format!("another client is served beside one that {what}"), || {
+            match client.call_raw(&slot, b"", options) {
+                Ok(reply) => {
+                    assert_eq!(reply.bytes().len(), 4 << 20);
+                    Some(())
+                }
+                Err(error) => {
+                    assert_eq!(error.status(), Some(Status::TimedOut), "{error}");
+                    None
+                }
+            }
+        });
+    };
+    let (mut sender, receptor) = Raw::opened(&nucleus.socket("large"), "large", "run");
+    let header =
+        Header { payload_bytes: 100_000, receptor, fuel: Fuel(FUEL), ..Header::new(Kind::Call) };
+    sender.write(&header.encode());
+    let sending = drip(&stop, move || sender.stream.write_all(b"x").is_ok());
+    wait_for_instances(&nucleus, "large", 1);
+    victim("sends byte by byte");
+    let (mut taker, receptor) = Raw::opened(&nucleus.socket("large"), "large", "run");
+    taker.call(receptor, 1, FUEL, b"");
+    taker.receive_some();
+    let taking = drip(&stop, move || taker.receive_some() > 0);
+    victim("takes byte by byte");
+    stop.store(true, Relaxed);
+    sending.join().unwrap();
+    taking.join().unwrap();
+    nucleus.down();
 }

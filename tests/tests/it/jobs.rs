@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use cell_tests::{Home, Nucleus, Ran, wat};
+use cell_tests::process::Process;
+use cell_tests::{Home, Nucleus, Ran, eventually, wat};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -215,9 +216,8 @@ fn a_timeout_ends_what_sleeps_spins_or_waits() {
     let mut child =
         command.stdin(reader).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     drop(command);
-    let status = cell_tests::eventually("a job that waits for input is timed out", || {
-        child.try_wait().unwrap()
-    });
+    let status =
+        eventually("a job that waits for input is timed out", || child.try_wait().unwrap());
     assert_eq!(status.code(), Some(124));
     drop(writer);
     for bad in ["0", "-1", "nan", "1e99", "soon"] {
@@ -429,6 +429,70 @@ fn what_is_no_job_is_refused() {
     .unwrap();
     let ran = home.cell([Path::new("deploy"), &job]);
     assert!(ran.expect(126).stderr.contains("cell run"), "{}", ran.stderr);
+}
+
+/// `cell run` is killed, or the process of its job: no process and no hold stays behind, and
+/// nothing is charged that nobody can show a report for.
+#[test]
+fn a_killed_run_leaves_nothing() {
+    let Some(job) = job("jobs::a_killed_run_leaves_nothing") else { return };
+    for kill_the_job in [false, true] {
+        let mut command =
+            job.home.command(["run", "--budget", "900", job.wasm.to_str().unwrap(), "--", "spin"]);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let run = Process::of(child.id()).unwrap();
+        let worker = eventually("the job's process runs", || {
+            run.children()
+                .into_iter()
+                .find(|child| child.arguments().get(1).is_some_and(|word| word == "job-worker"))
+        });
+        if kill_the_job {
+            worker.kill()
+        } else {
+            run.kill()
+        }
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), kill_the_job.then_some(125));
+        eventually("the job's process is gone", || (!worker.is_alive()).then_some(()));
+        let verified = job.home.cell(["ledger", "verify", "--json"]).expect(0).json();
+        assert_eq!((&verified["open_holds"], job.home.spent()), (&0.into(), 0));
+    }
+    // The whole account is free again.
+    job.run(&["--budget", "1000"], &["exit", "0"], b"").expect(0);
+}
+
+/// Ctrl-C ends the job, and what it burned until then is paid and told.
+#[test]
+fn an_interrupted_run_is_paid() {
+    let Some(job) = job("jobs::an_interrupted_run_is_paid") else { return };
+    let receipt = job.receipt_path();
+    let arguments =
+        ["run", "--receipt", receipt.to_str().unwrap(), job.wasm.to_str().unwrap(), "--", "spin"];
+    let mut child = job.home.command(arguments).stderr(Stdio::null()).spawn().unwrap();
+    let run = Process::of(child.id()).unwrap();
+    let worker = eventually("the job's process runs", || {
+        run.children()
+            .into_iter()
+            .find(|child| child.arguments().get(1).is_some_and(|word| word == "job-worker"))
+    });
+    // A terminal sends it to both; the job's process must have come so far that it listens.
+    eventually("the job burns", || {
+        worker.signal(rustix::process::Signal::INT);
+        child.try_wait().unwrap()
+    });
+    let told: Option<Value> =
+        fs::read(&receipt).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    match told {
+        Some(told) => {
+            assert_eq!(child.wait().unwrap().code(), Some(130));
+            assert_eq!(told["outcome"]["code"], 35);
+            assert_eq!(told["charge_nano_atp"].as_i64(), Some(job.home.spent()));
+        }
+        // The signal was faster than the job's own handling of it.
+        None => assert_eq!((child.wait().unwrap().code(), job.home.spent()), (Some(125), 0)),
+    }
+    let verified = job.home.cell(["ledger", "verify", "--json"]).expect(0).json();
+    assert_eq!(verified["open_holds"], 0);
 }
 
 /// The sample that knows nothing of Cell draws the same picture, for the same price, each time.

@@ -586,3 +586,41 @@ fn idle_instances_go() {
     eventually("it is gone", || (instances() == 0).then_some(()));
     client.call_raw(&slot, b"", CallOptions::default()).unwrap();
 }
+
+/// A directory in `cells/` whose files are not files. When the manifest or the module was a pipe
+/// that nobody writes to, the nucleus waited for it for ever: no cell was deployed any more, no
+/// call was paid, and `cell down` did not end it.
+#[test]
+fn what_is_no_file_holds_nobody_up() {
+    let nucleus = Nucleus::new();
+    let mkfifo = |path: &Path| {
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    };
+    let directory = |name: &str| {
+        let directory = nucleus.cell_directory(name);
+        fs::create_dir_all(&directory).unwrap();
+        directory
+    };
+    let link = |to: &str, path: &Path| std::os::unix::fs::symlink(to, path).unwrap();
+    fs::create_dir_all(nucleus.path().join("cells")).unwrap();
+    fs::create_dir(directory("dirs").join("Cell.toml")).unwrap();
+    link("Cell.toml", &directory("loop").join("Cell.toml"));
+    fs::write(directory("large").join("Cell.toml"), vec![b'#'; 1 << 20]).unwrap();
+    for name in ["wdir", "wzero", "wpipe"] {
+        fs::write(directory(name).join("Cell.toml"), wat::manifest(name, "")).unwrap();
+    }
+    fs::create_dir(directory("wdir").join("cell.wasm")).unwrap();
+    link("/dev/zero", &directory("wzero").join("cell.wasm"));
+    for name in ["dirs", "loop", "large", "wdir", "wzero"] {
+        let row = nucleus.wait_for(name, "failed");
+        assert!(row["reason"].as_str().is_some_and(|reason| reason.len() > 10), "{row}");
+    }
+    mkfifo(&directory("wpipe").join("cell.wasm"));
+    nucleus.wait_for("wpipe", "failed");
+    mkfifo(&directory("pipe").join("Cell.toml"));
+    nucleus.wait_for("pipe", "failed");
+    nucleus.deploy_wat("echo", &echo(), "");
+    nucleus.client("echo").open_raw("run").unwrap();
+    nucleus.down();
+}
