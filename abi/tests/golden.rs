@@ -3,6 +3,11 @@
 //! A change here breaks every peer that is already out there: bump the protocol version first,
 //! then run with `BLESS=1` to write the files anew.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a panic is how a test fails, also in the functions that tests share"
+)]
+
 use std::path::Path;
 
 use cell_abi::frame::{Flags, Header, Hello, Kind};

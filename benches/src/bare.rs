@@ -293,7 +293,7 @@ struct Kernel {
     body: &'static str,
 }
 
-const KERNELS: [Kernel; 3] = [
+const KERNELS: [Kernel; 4] = [
     Kernel {
         work: "metering: calls (fib)",
         functions: "(func $fib (param $n i32) (result i32)
@@ -317,9 +317,9 @@ const KERNELS: [Kernel; 3] = [
             (local.get $x)",
     },
     Kernel {
-        work: "metering: memory",
+        work: "metering: memory, 16 KiB",
         functions: "",
-        // 16 KiB, which stay in the first-level cache: this is about fuel, not about misses.
+        // Stays in the first-level cache.
         body: "(loop $again
                 (i64.store offset=131072 (i32.and (local.get $n) (i32.const 16376))
                     (i64.add
@@ -333,6 +333,20 @@ const KERNELS: [Kernel; 3] = [
                     (i64.load offset=131072 (i32.and (local.get $n) (i32.const 16376)))))
                 (local.set $n (i32.add (local.get $n) (i32.const 8)))
                 (br_if $again (i32.lt_u (local.get $n) (i32.const 1048576))))
+            (local.get $x)",
+    },
+    Kernel {
+        work: "metering: memory, 512 KiB",
+        functions: "",
+        // As little beside the memory as a loop can have, so fuel weighs most; and it may miss.
+        body: "(loop $again
+                (i64.store offset=131072 (local.get $n)
+                    (i64.add (i64.load offset=131072 (local.get $n)) (i64.const 1)))
+                (i64.store offset=131072 (local.get $n)
+                    (i64.sub (i64.load offset=131072 (local.get $n)) (i64.const 1)))
+                (local.set $x (i64.add (local.get $x) (i64.load offset=131072 (local.get $n))))
+                (local.set $n (i32.add (local.get $n) (i32.const 8)))
+                (br_if $again (i32.lt_u (local.get $n) (i32.const 524288))))
             (local.get $x)",
     },
 ];

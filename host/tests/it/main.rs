@@ -1,4 +1,9 @@
 //! The sandbox against modules written by hand: what is billed, what is refused, what survives.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a panic is how a test fails, also in the functions that tests share"
+)]
 
 mod calls;
 mod fuel;
