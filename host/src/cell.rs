@@ -13,7 +13,7 @@ use crate::error::LoadError;
 use crate::gate::ModuleKind;
 use crate::guest::Guest;
 use crate::instance::{Instance, Lease};
-use crate::limits::{CALLS_WAITING_MAX, Limits};
+use crate::limits::{CALLS_WAITING_MAX, Limits, REST_MAX, REST_MIN, STARTS_BEFORE_REST};
 use crate::services::{LogLevel, Services};
 use crate::state::{CellState, MemoryState, StateStore};
 
@@ -75,6 +75,7 @@ pub struct Cell {
     permits: Arc<Semaphore>,
     waiting: AtomicUsize,
     live: AtomicUsize,
+    starts: Mutex<Starts>,
     /// No instance is kept any more: the cell was removed or replaced.
     retired: AtomicBool,
 }
@@ -120,6 +121,7 @@ impl Cell {
             permits: Arc::new(Semaphore::new(options.replicas_max.max(1))),
             waiting: AtomicUsize::new(0),
             live: AtomicUsize::new(0),
+            starts: Mutex::default(),
             retired: AtomicBool::new(false),
             options,
         }))
@@ -128,7 +130,7 @@ impl Cell {
     /// Takes an idle instance, starts one, or waits for one, in this order.
     ///
     /// Refused: `Busy` when too many wait already or no slot is free, `Trapped` when the cell does
-    /// not start; with what the status alone does not say.
+    /// not start, `BackingOff` when it has not started several times and rests; with what the status alone does not say.
     pub async fn checkout(self: &Arc<Self>) -> Result<Lease, (Status, Vec<u8>)> {
         let refuse = |status: Status| (status, Vec::new());
         let permit = if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
@@ -140,10 +142,7 @@ impl Cell {
         let idle = self.idle_instances().pop();
         let instance = match idle {
             Some(instance) => instance,
-            None => Instance::start(self).await.map_err(|error| match error {
-                LoadError::NoSlot => (Status::Busy, error.to_string().into_bytes()),
-                _ => (Status::Trapped, error.to_string().into_bytes()),
-            })?,
+            None => self.start().await?,
         };
         self.live.fetch_add(1, Relaxed);
         Ok(Lease::new(Arc::clone(self), instance, permit))
@@ -155,7 +154,9 @@ impl Cell {
         let mut instances = self.idle_instances();
         let before = instances.len();
         let stopped: Vec<_> = instances
-            .extract_if(.., |i| now.saturating_duration_since(i.idle_since) >= idle)
+            .extract_if(.., |i| {
+                now.saturating_duration_since(*i.idle_since.get_or_insert(now)) >= idle
+            })
             .collect();
         let after = instances.len();
         drop(instances);
@@ -180,6 +181,11 @@ impl Cell {
     /// Instances that exist: serving and idle.
     pub fn instances(&self) -> usize {
         self.live.load(Relaxed) + self.idle_instances().len()
+    }
+
+    /// Whether every instance the cell may have is serving.
+    pub fn is_full(&self) -> bool {
+        self.permits.available_permits() == 0
     }
 
     /// Calls that wait for an instance.
@@ -207,6 +213,32 @@ impl Cell {
         &self.options
     }
 
+    /// Starts an instance, unless the last ones failed to start and the cell rests.
+    async fn start(self: &Arc<Self>) -> Result<Box<Instance>, (Status, Vec<u8>)> {
+        if let Some(reason) = self.starts().resting() {
+            return Err((Status::BackingOff, reason));
+        }
+        let started = Instance::start(self).await;
+        match started {
+            Ok(instance) => {
+                *self.starts() = Starts::default();
+                Ok(instance)
+            }
+            Err(LoadError::NoSlot) => {
+                Err((Status::Busy, LoadError::NoSlot.to_string().into_bytes()))
+            }
+            Err(error) => {
+                let message = error.to_string().into_bytes();
+                self.starts().failed(&message);
+                Err((Status::Trapped, message))
+            }
+        }
+    }
+
+    fn starts(&self) -> std::sync::MutexGuard<'_, Starts> {
+        self.starts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn log(&self, level: LogLevel, line: &[u8]) {
         self.services.log(&self.name, level, line);
     }
@@ -231,7 +263,7 @@ impl Cell {
     pub(crate) fn give_back(&self, instance: Option<Box<Instance>>) {
         self.live.fetch_sub(1, Relaxed);
         if let Some(mut instance) = instance {
-            instance.idle_since = Instant::now();
+            instance.idle_since = None;
             let mut idle = self.idle_instances();
             if !self.retired.load(Relaxed) {
                 idle.push(instance);
@@ -242,6 +274,33 @@ impl Cell {
     #[expect(clippy::vec_box, reason = "see the field")]
     fn idle_instances(&self) -> std::sync::MutexGuard<'_, Vec<Box<Instance>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How the last starts of a cell went.
+#[derive(Debug, Default)]
+struct Starts {
+    /// Failed in a row.
+    failed: u32,
+    rests_until: Option<Instant>,
+    reason: Vec<u8>,
+}
+
+impl Starts {
+    /// Why no start is tried now, if the cell rests.
+    fn resting(&self) -> Option<Vec<u8>> {
+        let rests = self.rests_until.is_some_and(|until| Instant::now() < until);
+        rests.then(|| self.reason.clone())
+    }
+
+    /// From the third failure on the cell rests, each time twice as long.
+    fn failed(&mut self, reason: &[u8]) {
+        self.failed = self.failed.saturating_add(1);
+        if let Some(doublings) = self.failed.checked_sub(STARTS_BEFORE_REST) {
+            let rest = REST_MIN.saturating_mul(1 << doublings.min(16)).min(REST_MAX);
+            self.rests_until = Some(Instant::now() + rest);
+            self.reason = reason.to_vec();
+        }
     }
 }
 

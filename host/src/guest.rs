@@ -10,6 +10,7 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 
 use crate::cell::Cell;
 use crate::error::Stop;
+use crate::instance::CallSpec;
 use crate::limits::{GROWS_MAX, Limits};
 use crate::meter::{Gauge, StopHandle};
 use crate::price;
@@ -173,6 +174,20 @@ impl CallState {
             callee_reply: Vec::new(),
             callees: Vec::new(),
         }
+    }
+
+    /// Becomes the state of a call that starts.
+    pub(crate) fn begin(&mut self, spec: CallSpec) {
+        self.payer = spec.payer;
+        self.started = SystemTime::now();
+        self.deadline = spec.deadline;
+        self.depth = spec.depth;
+        self.chain = spec.chain;
+        self.stop = spec.stop;
+        self.reject = None;
+        self.state = None;
+        self.callee_reply.clear();
+        self.callees.clear();
     }
 
     /// The 64 bytes of the guest ABI's call context.

@@ -180,7 +180,7 @@ impl Target {
         }
         let holds_state = guest.call.state.is_some();
         let chain = Arc::new(Link { cell: from, holds_state, caller: guest.call.chain.clone() });
-        if holds_its_state(&chain, &cell) {
+        if cannot_return_to(&chain, &cell) {
             return refuse(Status::TooDeep);
         }
         let left = caller.get_fuel()?.saturating_sub(1);
@@ -235,11 +235,12 @@ impl Target {
     }
 }
 
-/// Whether a call further up the chain holds the state that this callee might want.
-fn holds_its_state(chain: &Arc<Link>, callee: &Arc<crate::Cell>) -> bool {
+/// Whether a call further up the chain keeps what this callee would wait for: its cell's state, or
+/// its last instance.
+fn cannot_return_to(chain: &Arc<Link>, callee: &Arc<crate::Cell>) -> bool {
     let mut link = Some(chain);
     while let Some(at) = link {
-        if at.holds_state && at.cell.name() == callee.name() {
+        if at.cell.name() == callee.name() && (at.holds_state || callee.is_full()) {
             return true;
         }
         link = at.caller.as_ref();

@@ -1,7 +1,8 @@
 //! One instance of a cell, leased to one call at a time.
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use cell_abi::{AccountId, Fuel, Reject, Status};
 use tokio::sync::OwnedSemaphorePermit;
@@ -9,9 +10,10 @@ use wasmtime::{AsContextMut as _, Memory, Store, TypedFunc};
 
 use crate::cell::{Cell, Isolation};
 use crate::error::{LoadError, classify};
-use crate::guest::{CallState, Guest, Link};
+use crate::guest::{Guest, Link};
 use crate::limits::{SLICE_FUEL, START_FUEL_MAX};
 use crate::meter::{Metered, StopHandle};
+use crate::price::{BYTE, CALL};
 
 /// What `cell_receive` returns for a request that is not a valid input.
 const BAD_REQUEST: u64 = u64::MAX;
@@ -108,8 +110,10 @@ impl Lease {
             return Err(Outcome::failed(Status::HostFault, "the lease has no instance"));
         };
         instance.begin(spec, limit);
-        let mailbox = instance.mailbox.clone();
-        match instance.run(&mailbox, request_bytes).await {
+        // What passes the limit is seen when the call ends: it then costs the limit and no more.
+        instance.owe(CALL + u64::from(request_bytes) * BYTE);
+        let Instance { store, mailbox, .. } = instance;
+        match run(store, mailbox, request_bytes).await {
             Ok(at) => match instance.range(at, request_bytes) {
                 Some(range) if at != 0 => {
                     self.mailbox = range;
@@ -134,14 +138,14 @@ impl Lease {
         let Some(instance) = self.instance.as_deref_mut() else {
             return Outcome::failed(Status::HostFault, "the lease has no instance");
         };
-        let function =
-            if json { instance.receive_json.clone() } else { Some(instance.receive.clone()) };
+        let Instance { store, receive, receive_json, .. } = instance;
+        let function = if json { receive_json.as_ref() } else { Some(&*receive) };
         let Some(function) = function else {
             return self.settle(Status::NoJson, Vec::new());
         };
         let address = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
         let arguments = (u32::from(receptor), address(start), address(end - start));
-        match instance.run(&function, arguments).await {
+        match run(store, function, arguments).await {
             Ok(answer) => self.settle_answer(answer),
             Err(error) => self.settle_error(&error),
         }
@@ -182,6 +186,7 @@ impl Lease {
                 let Some(range) = range else {
                     return self.settle(Status::BadReply, Vec::new());
                 };
+                instance.owe((range.1 - range.0) as u64 * BYTE);
                 // Wasm checks its fuel at loops and calls only, so the last steps may have passed the limit.
                 if instance.burned(self.limit) > self.limit {
                     return self.settle(Status::OutOfFuel, Vec::new());
@@ -271,7 +276,8 @@ pub(crate) struct Instance {
     receive_json: Option<TypedFunc<(u32, u32, u32), u64>>,
     /// Size of the memory after the start; an instance whose memory grew is not used again.
     pages: u64,
-    pub(crate) idle_since: Instant,
+    /// When it was first found idle since its last call.
+    pub(crate) idle_since: Option<Instant>,
 }
 
 impl Instance {
@@ -301,7 +307,7 @@ impl Instance {
         let receive_json = instance.get_typed_func(&mut store, "cell_receive_json").ok();
         if let Ok(initialize) = instance.get_typed_func::<(), ()>(&mut store, "_initialize") {
             let (gauge, stop) = (Arc::clone(&store.data().gauge), StopHandle::new());
-            let guest = Box::pin(initialize.call_async(&mut store, ()));
+            let guest = pin!(initialize.call_async(&mut store, ()));
             Metered { guest, gauge: &gauge, stop: &stop }.await.map_err(started)?;
         }
         let pages = memory.size(&store);
@@ -312,37 +318,18 @@ impl Instance {
             receive,
             receive_json,
             pages,
-            idle_since: Instant::now(),
+            idle_since: None,
         }))
     }
 
     fn begin(&mut self, spec: CallSpec, limit: u64) {
         // Fuel is enabled in every engine this crate makes, so setting it cannot fail.
         let _ = arm(&mut self.store, limit + 1);
-        let call = &mut self.store.data_mut().call;
-        let callee_reply = std::mem::take(&mut call.callee_reply);
-        *call = CallState {
-            payer: spec.payer,
-            started: SystemTime::now(),
-            deadline: spec.deadline,
-            depth: spec.depth,
-            chain: spec.chain,
-            stop: spec.stop,
-            callee_reply,
-            ..CallState::idle()
-        };
-        call.callee_reply.clear();
+        self.store.data_mut().call.begin(spec);
     }
 
-    async fn run<P, R>(&mut self, function: &TypedFunc<P, R>, arguments: P) -> wasmtime::Result<R>
-    where
-        P: wasmtime::WasmParams + Sync,
-        R: wasmtime::WasmResults + Sync,
-    {
-        let gauge = Arc::clone(&self.store.data().gauge);
-        let stop = self.store.data().call.stop.clone();
-        let guest = Box::pin(function.call_async(&mut self.store, arguments));
-        Metered { guest, gauge: &gauge, stop: &stop }.await
+    fn owe(&self, fuel: u64) {
+        self.store.data().gauge.owe(fuel);
     }
 
     /// What the call has burned of a store that was given one more than its limit.
@@ -368,4 +355,19 @@ pub(crate) fn arm(store: &mut Store<Guest>, fuel: u64) -> wasmtime::Result<()> {
     store.as_context_mut().set_fuel(fuel)?;
     store.data().gauge.begin(fuel);
     Ok(())
+}
+
+async fn run<P, R>(
+    store: &mut Store<Guest>,
+    function: &TypedFunc<P, R>,
+    arguments: P,
+) -> wasmtime::Result<R>
+where
+    P: wasmtime::WasmParams + Sync,
+    R: wasmtime::WasmResults + Sync,
+{
+    let gauge = Arc::clone(&store.data().gauge);
+    let stop = store.data().call.stop.clone();
+    let guest = pin!(function.call_async(store, arguments));
+    Metered { guest, gauge: &gauge, stop: &stop }.await
 }

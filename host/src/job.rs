@@ -1,6 +1,7 @@
 //! Runs a command module once, from `_start` to its exit.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 
 use cell_abi::{Fuel, Status};
@@ -112,8 +113,10 @@ impl Job {
             .map_err(|_| LoadError::MissingExport { name: "_start", expected: "() -> ()" })?;
         arm(&mut store, fuel + 1).map_err(started)?;
         let gauge = Arc::clone(&store.data().gauge);
-        let guest = Box::pin(main.call_async(&mut store, ()));
-        let result = Metered { guest, gauge: &gauge, stop: &self.stop }.await;
+        let result = {
+            let guest = pin!(main.call_async(&mut store, ()));
+            Metered { guest, gauge: &gauge, stop: &self.stop }.await
+        };
         Ok(outcome(&store, result, start, fuel))
     }
 

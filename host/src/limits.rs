@@ -1,5 +1,7 @@
 //! Every limit of the sandbox that a deployer may change, and the fixed ones.
 
+use std::time::Duration;
+
 /// Fuel a guest burns before it lets the next call have the thread.
 ///
 /// About 0.1 ms of plain arithmetic. A smaller slice answers neighbours sooner and costs more switches.
@@ -16,6 +18,13 @@ pub const CALL_DEPTH_MAX: u32 = 8;
 
 /// Calls that may wait for an instance of one cell; one more answers `Busy`.
 pub const CALLS_WAITING_MAX: usize = 4096;
+
+/// Starts of a cell that may fail in a row before it rests: until then each caller tries again.
+pub const STARTS_BEFORE_REST: u32 = 3;
+/// The first rest; each further failure doubles it. Calls meanwhile answer `BackingOff`.
+pub const REST_MIN: Duration = Duration::from_millis(100);
+/// The longest rest.
+pub const REST_MAX: Duration = Duration::from_secs(10);
 
 /// Longest line of a log record, in bytes; a longer one is cut into several.
 pub const LOG_LINE_BYTES_MAX: usize = 4096;

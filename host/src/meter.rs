@@ -170,7 +170,7 @@ async fn yield_now() {
 
 /// Polls a guest and ends it when it was stopped or has spent more than it was given.
 pub(crate) struct Metered<'a, F> {
-    pub(crate) guest: Pin<Box<F>>,
+    pub(crate) guest: Pin<&'a mut F>,
     pub(crate) gauge: &'a Gauge,
     pub(crate) stop: &'a StopHandle,
 }

@@ -13,6 +13,8 @@ pub const BYTE: u64 = 1;
 pub const RANDOM_BYTE: u64 = 8;
 /// One byte of a log record: it is escaped and goes to a file.
 pub const LOG_BYTE: u64 = 10;
+/// Any call of a cell: its frame, its instance, its bill (about 2 µs); bytes of request and reply besides.
+pub const CALL: u64 = 5_000;
 /// One call to another cell, besides what that cell burns (about 1 µs).
 pub const CELL_CALL: u64 = 5_000;
 /// Reading a key of the cell's state (about 5 µs).
@@ -43,6 +45,7 @@ pub const TABLE: &[(&str, u64)] = &[
     ("byte", BYTE),
     ("random_byte", RANDOM_BYTE),
     ("log_byte", LOG_BYTE),
+    ("call", CALL),
     ("cell_call", CELL_CALL),
     ("state_read", STATE_READ),
     ("state_write", STATE_WRITE),

@@ -344,9 +344,6 @@ impl OutputStream for Output {
             match self.0.write_some(left) {
                 Ok(written) => left = left.get(written..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                    return Err(StreamError::Closed);
-                }
                 Err(error) => return Err(StreamError::LastOperationFailed(error.into())),
             }
         }

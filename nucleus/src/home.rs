@@ -1,12 +1,12 @@
 //! `$CELL_HOME`: where a nucleus keeps everything, and who may hold it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use zeroize::Zeroizing;
 
 /// The directory, and the names within it.
@@ -120,6 +120,26 @@ impl Home {
             Err(error) => Err(error).with_context(|| format!("create {}", path.display())),
         }
     }
+}
+
+/// Reads a regular file of at most this many bytes.
+///
+/// Whatever else stands under the name (a pipe, a device, a directory) is refused and never waited for.
+pub(crate) fn read_file(path: &Path, bytes_max: u64) -> anyhow::Result<Vec<u8>> {
+    let read = || -> anyhow::Result<Vec<u8>> {
+        let flags = OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::open(path, OFlags::RDONLY | flags, Mode::empty())?);
+        if !file.metadata()?.is_file() {
+            anyhow::bail!("it is not a file");
+        }
+        let mut bytes = Vec::new();
+        file.take(bytes_max + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > bytes_max {
+            anyhow::bail!("it has more than {bytes_max} bytes");
+        }
+        Ok(bytes)
+    };
+    read().with_context(|| format!("read {}", path.display()))
 }
 
 fn read_secret(path: &Path) -> anyhow::Result<Option<Zeroizing<[u8; 32]>>> {

@@ -1,12 +1,13 @@
 //! `Cell.toml`: what a cell is called and how it is run.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use cell_abi::CellName;
 use cell_host::{CellOptions, Isolation, Limits};
 use serde::{Deserialize, Serialize};
+
+use crate::home::read_file;
 
 /// Name of the file.
 pub(crate) const FILE: &str = "Cell.toml";
@@ -104,11 +105,8 @@ impl Manifest {
     /// Reads the manifest of a cell's directory.
     pub(crate) fn read(directory: &Path) -> anyhow::Result<Self> {
         let path = directory.join(FILE);
-        let length = fs::metadata(&path).with_context(|| format!("read {}", path.display()))?.len();
-        if length > FILE_BYTES_MAX {
-            bail!("{} has {length} bytes; at most {FILE_BYTES_MAX} are read", path.display());
-        }
-        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let text = String::from_utf8(read_file(&path, FILE_BYTES_MAX)?)
+            .with_context(|| format!("{} is not text", path.display()))?;
         Self::parse(&text).with_context(|| format!("in {}", path.display()))
     }
 

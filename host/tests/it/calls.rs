@@ -158,3 +158,15 @@ async fn a_circle_of_calls_ends() {
     assert_eq!(codes[7], 0);
     assert_eq!(u32::from_le_bytes(reply[32..36].try_into().unwrap()), Status::TooDeep.code());
 }
+
+/// With one instance, a cell that calls itself waited for the instance it was keeping busy.
+#[tokio::test]
+async fn a_circle_of_one_instance_ends_at_once() {
+    let world = World::new();
+    let itself = CALL.replace("\"callee\"", "\"caller\"");
+    let mut options = CellOptions::default();
+    options.replicas_max = 1;
+    let caller = world.deploy("caller", &wat(&itself, &forward(-1)), options);
+    let (status, _, reply) = call(&caller, b"hi", 100_000_000).await;
+    assert_eq!((status, &reply[..4]), (Status::Ok, &Status::TooDeep.code().to_le_bytes()[..]));
+}

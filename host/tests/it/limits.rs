@@ -87,3 +87,17 @@ fn a_changed_artefact_is_not_loaded() {
     std::fs::write(&path, &good).unwrap();
     assert_eq!(cache.find(hash), Some(path));
 }
+
+/// Before it rested, a cell that cannot start was compiled into an instance for every single call.
+#[tokio::test]
+async fn a_cell_that_does_not_start_rests() {
+    let broken = r#"(func (export "_initialize") unreachable)"#;
+    let text = wat("", ECHO).replace("(memory", &format!("{broken} (memory"));
+    let cell = deploy(&text, CellOptions::default());
+    for _ in 0..cell_host::limits::STARTS_BEFORE_REST {
+        assert_eq!(call(&cell, b"", 1_000_000).await.0, Status::Trapped);
+    }
+    let (status, fuel, reason) = call(&cell, b"", 1_000_000).await;
+    assert_eq!((status, fuel), (Status::BackingOff, 0));
+    assert!(String::from_utf8_lossy(&reason).contains("does not start"));
+}

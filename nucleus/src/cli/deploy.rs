@@ -10,9 +10,8 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Exit, Failure, Global, Output};
-use crate::daemon::cells::read_wasm;
 use crate::daemon::control::{Answer, Request, ask};
-use crate::home::Home;
+use crate::home::{Home, read_file};
 use crate::manifest::{self, Manifest};
 
 #[derive(Debug, Args)]
@@ -87,7 +86,7 @@ impl Deployed {
 /// Puts a built cell into `cells/` and waits until a running nucleus serves it.
 pub(crate) fn put(home: &Home, source: &Path, output: &Output) -> anyhow::Result<Deployed> {
     let manifest = Manifest::read(source)?;
-    let wasm = read_wasm(&source.join(&manifest.wasm))?;
+    let wasm = read_file(&source.join(&manifest.wasm), gate::MODULE_BYTES_MAX as u64)?;
     let info = gate::inspect(&wasm)
         .map_err(|error| Failure::new(Exit::Refused, format!("refused by the gate: {error}")))?;
     if info.kind != gate::ModuleKind::Cell {

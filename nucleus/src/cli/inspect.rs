@@ -11,8 +11,7 @@ use serde_json::json;
 
 use super::{Exit, Failure, Global, Output};
 use crate::bank::Accounts;
-use crate::daemon::cells::read_wasm;
-use crate::home::Home;
+use crate::home::{Home, read_file};
 use crate::manifest::Manifest;
 
 #[derive(Debug, Args)]
@@ -24,7 +23,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> anyhow::Result<Exit> {
     let home = global.home()?;
     let path = find(&home, &arguments.target)?;
-    let wasm = read_wasm(&path)?;
+    let wasm = read_file(&path, gate::MODULE_BYTES_MAX as u64)?;
     let info = gate::inspect(&wasm)
         .map_err(|error| Failure::new(Exit::Refused, format!("refused by the gate: {error}")))?;
     let hash = CellHash::of(&wasm);

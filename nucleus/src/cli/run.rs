@@ -4,14 +4,15 @@
 //! its own, pays what was burned, and gives back the rest.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use cell_abi::{AccountId, Fuel, NanoAtp, Status};
-use cell_host::{ModuleKind, Sandbox, price};
+use cell_host::{ModuleKind, Sandbox, gate, price};
 use cell_ledger::{LedgerError, Payment, TransferId};
 use clap::Args;
 use serde_json::{Value, json};
@@ -21,7 +22,6 @@ use super::output::escape;
 use super::{Exit, Failure, Global, Output};
 use crate::bank::{Bank, Held};
 use crate::compile::{self, Compiled};
-use crate::daemon::cells::read_wasm;
 use crate::job_worker::{JobReport, RunJob};
 use crate::link::{Link, ModuleFacts};
 
@@ -86,7 +86,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
         }
     }
     let home = global.home()?;
-    let wasm = read_wasm(&arguments.module)?;
+    let wasm = read_module(&arguments.module)?;
     let mut bank = Bank::open(&home)?;
     let bar = output.progress("compiling");
     let compiled = compile::compile(&compile::cache(&home)?, &wasm)?;
@@ -100,6 +100,15 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
     let report = run.execute(held.amount.fuel_at_base_price());
     let report = report.inspect_err(|_| drop(bank.void(held)))?;
     run.conclude(&mut bank, held, report, output)
+}
+
+/// Reads the module; a pipe will do, for who names one means it.
+fn read_module(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let mut wasm = Vec::new();
+    fs::File::open(path)
+        .and_then(|file| file.take(gate::MODULE_BYTES_MAX as u64 + 1).read_to_end(&mut wasm))
+        .with_context(|| format!("read {}", path.display()))?;
+    Ok(wasm)
 }
 
 /// Sets the budget aside.
@@ -156,7 +165,7 @@ impl Run<'_> {
         let streams: [BorrowedFd<'_>; 3] = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
         ours.send(&self.job(fuel)?, &streams).context("hand the job over")?;
         // Ctrl-C goes to both processes; the job's ends the job, and this one pays.
-        let _interrupts = ignore_interrupts()?;
+        let _signals = pass_signals_on(&child)?;
         let reported = self.wait(&mut child, &ours);
         let _ = child.kill();
         let status = child.wait()?;
@@ -299,7 +308,7 @@ impl Run<'_> {
         let outcome = match ended.exit_code {
             Some(code) => json!({ "status": "exited", "exit_code": code }),
             None => {
-                json!({ "status": ended.status.describe(), "code": ended.status.code(), "message": ended.message })
+                json!({ "status": format!("{:?}", ended.status), "code": ended.status.code(), "message": ended.message })
             }
         };
         json!({
@@ -346,15 +355,27 @@ impl Run<'_> {
     }
 }
 
-/// Keeps Ctrl-C from ending this process for as long as the result lives.
-fn ignore_interrupts() -> anyhow::Result<tokio::runtime::Runtime> {
+/// Keeps signals from ending this process for as long as the result lives: the job ends first, and
+/// is paid. Ctrl-C reaches the job's process by itself; a termination is passed on to it.
+fn pass_signals_on(child: &Child) -> anyhow::Result<tokio::runtime::Runtime> {
+    use rustix::process::{Pid, Signal, kill_process};
+    use tokio::signal::unix::{SignalKind, signal};
+    let job = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let mut interrupts = {
+    let (mut interrupts, mut terminations) = {
         let _entered = runtime.enter();
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
     };
     runtime.spawn(async move { while interrupts.recv().await.is_some() {} });
+    runtime.spawn(async move {
+        while terminations.recv().await.is_some() {
+            if let Some(job) = job {
+                // A job that has ended needs no signal.
+                let _ = kill_process(job, Signal::INT);
+            }
+        }
+    });
     Ok(runtime)
 }
 

@@ -2,8 +2,7 @@
 //! that vanishes is gone.
 
 use std::collections::HashMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::Read as _;
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
@@ -19,7 +18,7 @@ use super::Event;
 use super::control::{Answer, CellRow};
 use super::supervisor::Supervisor;
 use crate::compile::{self, Compiled};
-use crate::home::Home;
+use crate::home::{Home, read_file};
 use crate::link::{CellStats, LoadCell, ModuleFacts, ToWorker};
 use crate::manifest::{self, Manifest, Settings};
 
@@ -382,22 +381,12 @@ fn prepare(
             manifest.name.as_str()
         );
     }
-    let wasm = read_wasm(&directory.join(&manifest.wasm))?;
+    let wasm = read_file(&directory.join(&manifest.wasm), gate::MODULE_BYTES_MAX as u64)?;
     let compiled = compile::compile(cache, &wasm)?;
     if compiled.info.kind != ModuleKind::Cell {
         bail!("{} is a command, not a cell; run it with `cell run`", manifest.wasm);
     }
     Ok((compiled, manifest.settings))
-}
-
-/// Reads a module, at most as much as the gate lets pass.
-pub(crate) fn read_wasm(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let file = File::open(path).with_context(|| format!("read {}", path.display()))?;
-    let mut wasm = Vec::new();
-    file.take(gate::MODULE_BYTES_MAX as u64 + 1)
-        .read_to_end(&mut wasm)
-        .with_context(|| format!("read {}", path.display()))?;
-    Ok(wasm)
 }
 
 /// Device, inode and times of the files that make a cell.

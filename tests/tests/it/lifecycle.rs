@@ -478,6 +478,8 @@ fn calls_in_a_circle() {
     nucleus.put("me", &wat::manifest("me", ""), &wat::compile(&wat::caller("me")));
     for name in ["ping", "pong", "me"] {
         nucleus.wait_for(name, "live");
+    }
+    for name in ["ping", "pong", "me"] {
         let mut client = nucleus.client(name);
         let slot = client.open_raw("run").unwrap();
         for _ in 0..5 {
@@ -607,7 +609,7 @@ fn what_is_no_file_holds_nobody_up() {
     fs::create_dir(directory("dirs").join("Cell.toml")).unwrap();
     link("Cell.toml", &directory("loop").join("Cell.toml"));
     fs::write(directory("large").join("Cell.toml"), vec![b'#'; 1 << 20]).unwrap();
-    for name in ["wdir", "wzero", "wpipe"] {
+    for name in ["wdir", "wzero"] {
         fs::write(directory(name).join("Cell.toml"), wat::manifest(name, "")).unwrap();
     }
     fs::create_dir(directory("wdir").join("cell.wasm")).unwrap();
@@ -617,7 +619,9 @@ fn what_is_no_file_holds_nobody_up() {
         assert!(row["reason"].as_str().is_some_and(|reason| reason.len() > 10), "{row}");
     }
     mkfifo(&directory("wpipe").join("cell.wasm"));
-    nucleus.wait_for("wpipe", "failed");
+    fs::write(directory("wpipe").join("Cell.toml"), wat::manifest("wpipe", "")).unwrap();
+    let reason = |name| nucleus.wait_for(name, "failed")["reason"].as_str().map(str::to_owned);
+    eventually("the pipe is refused", || reason("wpipe").filter(|text| !text.contains("No such")));
     mkfifo(&directory("pipe").join("Cell.toml"));
     nucleus.wait_for("pipe", "failed");
     nucleus.deploy_wat("echo", &echo(), "");
