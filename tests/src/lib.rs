@@ -41,21 +41,17 @@ pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are in a workspace").to_owned()
 }
 
-/// A sample's module and its manifest, from `$CELL_SAMPLES/<name>/` or the workspace's target directory.
+/// A sample's module and its manifest, as `cargo xtask test` built them; a command has no manifest.
 pub fn sample(name: &str) -> (Vec<u8>, String) {
-    let (wasm, manifest) = match std::env::var_os("CELL_SAMPLES") {
-        Some(samples) => {
-            let directory = PathBuf::from(samples).join(name);
-            (directory.join("cell.wasm"), directory.join("Cell.toml"))
-        }
-        None => (
-            workspace().join("target/wasm32-wasip1/release").join(format!("{name}.wasm")),
-            workspace().join("samples").join(name).join("Cell.toml"),
-        ),
-    };
-    let bytes = eventually(&format!("{} is built", wasm.display()), || std::fs::read(&wasm).ok());
-    // A command has no manifest.
-    (bytes, std::fs::read_to_string(manifest).unwrap_or_default())
+    let built = std::env::var_os("CELL_SAMPLES")
+        .map_or_else(|| workspace().join("target/samples"), PathBuf::from);
+    let directory = built.join(name);
+    let command = built.join(format!("{name}.wasm"));
+    let wasm = if directory.is_dir() { directory.join("cell.wasm") } else { command };
+    let bytes = std::fs::read(&wasm).unwrap_or_else(|e| {
+        panic!("{}: {e}; `cargo xtask test` builds the samples", wasm.display())
+    });
+    (bytes, std::fs::read_to_string(directory.join("Cell.toml")).unwrap_or_default())
 }
 
 /// Looks again and again until there is something; past [`GUARD`] the test fails.

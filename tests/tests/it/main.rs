@@ -22,4 +22,5 @@ mod idle;
 mod jobs;
 mod lifecycle;
 mod neighbour;
+mod running;
 mod schema;
