@@ -49,8 +49,8 @@ impl Holds {
 
     /// Turns what a user's calls burned into transfers to the cells that served them.
     ///
-    /// A transfer's id comes from the report it pays for: this session's worker of that number,
-    /// and that worker's own count of its reports.
+    /// A transfer's id comes from the report it pays for: the ledger session, the number of the
+    /// worker within it, and that worker's own count of its reports.
     pub(super) fn pay(
         &mut self,
         worker: u64,

@@ -9,13 +9,14 @@ use cell_abi::frame::{Flags, Header, Kind};
 use cell_abi::{AccountId, Fuel, Status};
 use cell_host::{CallSpec, Lease, Outcome, StopHandle};
 
-use super::cells::{Entry, Serving};
+use super::cells::{Cells, Entry, Serving};
 use super::purse::{Meter, Purse, Reservation};
 
 /// What a call frame asked for, with everything its future needs.
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) header: Header,
+    pub(super) cells: Arc<Cells>,
     pub(super) entry: Arc<Entry>,
     pub(super) serving: Arc<Serving>,
     pub(super) purse: Arc<Purse>,
@@ -104,7 +105,9 @@ impl Call {
 
     fn end(self, lease: Lease, outcome: Outcome, reservation: Reservation) -> Ended {
         reservation.pay(&self.meter, outcome.fuel, &outcome.callees);
-        self.entry.count(outcome.status, outcome.fuel.0, &outcome.message);
+        let below: u64 = outcome.callees.iter().map(|(_, fuel)| fuel.0).sum();
+        self.entry.count(outcome.status, outcome.fuel.0.saturating_sub(below), &outcome.message);
+        self.cells.count_callees(&outcome.callees);
         let mut header = reply_header(&self.header, outcome.status, outcome.fuel);
         let payload = match outcome.status {
             Status::Ok => Payload::Leased(lease, outcome),

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use cell_abi::{CellHash, CellName, Interface, Status};
+use cell_abi::{CellHash, CellName, Fuel, Interface, Status};
 use cell_host::{Cell, LogLevel, ModuleInfo, Sandbox, Services};
 
 use super::log::Log;
@@ -126,6 +126,15 @@ impl Cells {
         changed
             .chunks(ROWS_PER_REPORT)
             .try_for_each(|rows| link.send(&FromWorker::Stats { rows: rows.to_vec() }, &[]))
+    }
+
+    /// Counts calls that one cell made to others.
+    pub(super) fn count_callees(&self, callees: &[(Arc<Cell>, Fuel)]) {
+        for (callee, fuel) in callees {
+            if let Some(entry) = self.entry(callee.name()) {
+                entry.count(Status::Ok, fuel.0, &[]);
+            }
+        }
     }
 
     fn entry(&self, name: &CellName) -> Option<Arc<Entry>> {

@@ -14,7 +14,7 @@ use cell_host::StopHandle;
 use mio::net::UnixStream;
 
 use super::call::{Begun, Call, Ended, Payload, refusal};
-use super::cells::Entry;
+use super::cells::{Cells, Entry};
 use super::purse::{Meter, Purse};
 
 /// Bytes read from a socket at a time; also the size of each loop's read buffer.
@@ -52,6 +52,7 @@ pub(super) enum Task {
 
 pub(super) struct Connection {
     stream: UnixStream,
+    cells: Arc<Cells>,
     entry: Arc<Entry>,
     purse: Arc<Purse>,
     payer: AccountId,
@@ -98,12 +99,14 @@ enum Segment {
 impl Connection {
     pub(super) fn new(
         stream: UnixStream,
+        cells: Arc<Cells>,
         entry: Arc<Entry>,
         purse: Arc<Purse>,
         payer: AccountId,
     ) -> Self {
         Self {
             stream,
+            cells,
             entry,
             purse,
             payer,
@@ -458,6 +461,7 @@ impl Connection {
         self.in_flight.push((header.request_id, stop.clone()));
         Ok(Call {
             header,
+            cells: Arc::clone(&self.cells),
             entry: Arc::clone(&self.entry),
             purse: Arc::clone(&self.purse),
             meter: Arc::clone(&slot.meter),

@@ -342,10 +342,9 @@ impl EventLoop {
         let purse = self.worker.purses.of(uid);
         self.serial += 1;
         if let Some(place) = self.connections.get_mut(at) {
-            *place = Some((
-                Connection::new(stream, entry, purse, account_of(uid, self.worker.owner)),
-                self.serial,
-            ));
+            let cells = Arc::clone(&self.worker.cells);
+            let payer = account_of(uid, self.worker.owner);
+            *place = Some((Connection::new(stream, cells, entry, purse, payer), self.serial));
         }
         self.turn(at);
         Ok(())
