@@ -3,7 +3,7 @@
 use std::io::Read as _;
 use std::time::Duration;
 
-use cell_abi::{Fuel, NanoAtp};
+use cell_abi::{Fuel, NanoAtp, Status};
 use cell_client::{CallOptions, Client, Error};
 use clap::Args;
 use serde_json::{Value, json};
@@ -19,6 +19,9 @@ pub(crate) struct Arguments {
     /// The request as JSON; `-` reads it from standard input.
     #[arg(default_value = "null")]
     request: String,
+    /// Send the request's bytes as they are and print the reply's, for cells without JSON.
+    #[arg(long)]
+    raw: bool,
     #[command(flatten)]
     budget: Budget,
     /// Give up after this many seconds.
@@ -71,7 +74,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
         );
         return Err(Failure::new(Exit::Usage, message).into());
     };
-    let request = request(&arguments.request)?;
+    let request = request(&arguments.request, arguments.raw)?;
     let options = CallOptions {
         fuel: arguments.budget.fuel_or(NanoAtp(1_000_000_000)),
         timeout: seconds(arguments.timeout)?,
@@ -79,20 +82,16 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
     let socket = home.cell_socket(cell);
     let called = Client::connect(&socket, cell).and_then(|mut client| {
         let slot = client.open_raw(receptor)?;
-        client.call_json(&slot, &request, options)
+        if arguments.raw {
+            let reply = client.call_raw(&slot, &request, options)?;
+            return Ok((reply.bytes().to_vec(), reply.fuel()));
+        }
+        let reply = client.call_json(&slot, &String::from_utf8_lossy(&request), options)?;
+        Ok((reply.text().as_bytes().to_vec(), reply.fuel()))
     });
     match called {
-        Ok(reply) => {
-            let value: Value = serde_json::from_str(reply.text()).map_err(|e| {
-                Failure::new(Exit::Trapped, format!("the cell's reply is not JSON: {e}"))
-            })?;
-            let fuel = reply.fuel();
-            let result = if output.json() {
-                json!({ "reply": value, "fuel": fuel.0, "charge_nano_atp": fuel.at_base_price().0 })
-            } else {
-                value
-            };
-            output.result(&result, &escape(&result.to_string()));
+        Ok((reply, fuel)) => {
+            show(&reply, fuel, arguments.raw, output)?;
             output.note(&bill(fuel));
             Ok(Exit::Done)
         }
@@ -110,9 +109,33 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
                 Error::Rejected { .. } => Exit::Failed,
                 _ => error.status().map_or(Exit::Failed, Exit::of_status),
             };
-            Err(Failure::new(exit, error.to_string()).into())
+            let hint = match error.status() {
+                Some(Status::NoJson) => "; call it with --raw",
+                _ => "",
+            };
+            Err(Failure::new(exit, format!("{error}{hint}")).into())
         }
     }
+}
+
+fn show(reply: &[u8], fuel: Fuel, raw: bool, output: &Output) -> anyhow::Result<()> {
+    if raw && !output.json() {
+        return output.bytes(reply);
+    }
+    let value: Value = if raw {
+        reply.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
+    } else {
+        serde_json::from_slice(reply).map_err(|e| {
+            Failure::new(Exit::Trapped, format!("the cell's reply is not JSON: {e}"))
+        })?
+    };
+    let result = if output.json() {
+        json!({ "reply": value, "fuel": fuel.0, "charge_nano_atp": fuel.at_base_price().0 })
+    } else {
+        value
+    };
+    output.result(&result, &escape(&result.to_string()));
+    Ok(())
 }
 
 /// The one line that says what something cost.
@@ -120,22 +143,23 @@ pub(crate) fn bill(fuel: Fuel) -> String {
     format!("bill: {} ATP for {fuel} fuel", fuel.at_base_price())
 }
 
-fn request(given: &str) -> anyhow::Result<String> {
-    let text = if given == "-" {
-        let mut text = String::new();
+fn request(given: &str, raw: bool) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if given == "-" {
         std::io::stdin()
-            .take(u64::from(cell_abi::limits::FRAME_PAYLOAD_BYTES_MAX))
-            .read_to_string(&mut text)?;
-        text
+            .take(u64::from(cell_abi::limits::FRAME_PAYLOAD_BYTES_MAX) + 1)
+            .read_to_end(&mut bytes)?;
     } else {
-        given.to_owned()
-    };
-    // A typing error is told here, before it costs anything.
-    serde_json::from_str::<serde::de::IgnoredAny>(&text).map_err(|e| {
-        Failure::new(
-            Exit::Usage,
-            format!("the request is not JSON: {e}; for text write '\"text\"'"),
-        )
-    })?;
-    Ok(text)
+        bytes.extend_from_slice(given.as_bytes());
+    }
+    if !raw {
+        // A typing error is told here, before it costs anything.
+        serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).map_err(|e| {
+            Failure::new(
+                Exit::Usage,
+                format!("the request is not JSON: {e}; for text write '\"text\"'"),
+            )
+        })?;
+    }
+    Ok(bytes)
 }

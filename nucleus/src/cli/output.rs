@@ -43,6 +43,14 @@ impl Output {
         }
     }
 
+    /// Prints a result's bytes as they are.
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> anyhow::Result<()> {
+        let mut out = std::io::stdout();
+        out.write_all(bytes)?;
+        out.flush()?;
+        Ok(())
+    }
+
     /// Tells people something on the way; machines and the quiet get nothing.
     pub(crate) fn note(&self, text: &str) {
         if !self.quiet && !self.json {

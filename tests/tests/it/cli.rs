@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use cell_tests::{FIRST_GRANT, Home, Nucleus};
+use cell_tests::{FIRST_GRANT, Home, Nucleus, wat};
 use serde_json::Value;
 
 const COMMANDS: &[&[&str]] = &[
@@ -293,4 +293,16 @@ fn a_tampered_ledger_does_not_verify() {
     fs::write(&path, "this is no database, whatever its name says".repeat(100)).unwrap();
     let ran = home.cell(["ledger", "verify"]);
     assert!(ran.code != Some(0) && ran.stderr.contains("ledger.db"), "{ran:?}");
+}
+
+/// A cell without the JSON adapter can be called from the command line all the same.
+#[test]
+fn raw_calls() {
+    let nucleus = Nucleus::new();
+    nucleus.deploy_wat("echo", &wat::cell("", wat::ECHO), "");
+    let refused = nucleus.cell(["call", "echo.run", "\"abc\""]).expect(1).stderr.clone();
+    assert!(refused.contains("call it with --raw"), "{refused}");
+    assert_eq!(nucleus.cell(["call", "echo.run", "--raw", "abc"]).expect(0).stdout, "abc");
+    let value = nucleus.cell(["call", "echo.run", "--raw", "abc", "--json"]).expect(0).json();
+    assert_eq!(value["reply"], "616263");
 }
