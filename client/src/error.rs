@@ -76,7 +76,7 @@ pub enum Error {
         theirs: String,
     },
     /// Guest: the cell's handler said no.
-    #[error("{reject} ({fuel} fuel)")]
+    #[error("{reject}{}", burned(*.fuel))]
     Rejected {
         /// The handler's code and message.
         reject: Reject,
@@ -84,7 +84,7 @@ pub enum Error {
         fuel: Fuel,
     },
     /// The nucleus says that the call or the open failed; `status.fault()` tells whose fault it was.
-    #[error("{}{}{message} ({fuel} fuel)", .status.describe(), if .message.is_empty() { "" } else { ": " })]
+    #[error("{}{}{message}{}", .status.describe(), if .message.is_empty() { "" } else { ": " }, burned(*.fuel))]
     Failed {
         /// How it ended; never `Ok`.
         status: Status,
@@ -158,6 +158,11 @@ impl Error {
             _ => return None,
         })
     }
+}
+
+/// What an error says of its cost; nothing if there was none.
+fn burned(fuel: Fuel) -> String {
+    if fuel == Fuel::ZERO { String::new() } else { format!(" ({fuel} fuel)") }
 }
 
 /// How bytes from the other side broke the protocol.
