@@ -12,7 +12,8 @@ use crate::measure::{Side, Tally};
 use crate::payload::Payload;
 
 /// Modest, so that what is set aside for the calls in flight stays small.
-const OPTIONS: CallOptions = CallOptions { fuel: Fuel(1_000_000), timeout: TIMEOUT_DEFAULT };
+/// A call of 1 MiB burns a little over two million: one for each byte of request and reply.
+const OPTIONS: CallOptions = CallOptions { fuel: Fuel(5_000_000), timeout: TIMEOUT_DEFAULT };
 
 fn connect(socket: &Path) -> anyhow::Result<(Client, RawSlot)> {
     let mut client = Client::connect(socket, "echo").context("connect to the cell")?;
