@@ -39,6 +39,9 @@ pub struct CellOptions {
     pub limits: Limits,
     /// Where key-value state is kept. Default: in memory.
     pub state: Arc<dyn StateStore>,
+    /// Calls take turns on the state by this; cells that share a state must share it too, such as a
+    /// cell's new code and the old code that still ends its calls.
+    pub state_turn: Arc<tokio::sync::Mutex<()>>,
     /// Largest state, in bytes of keys and values. Default 16 MiB.
     ///
     /// A write past it is refused with 1 to the guest, which may go on.
@@ -52,6 +55,7 @@ impl Default for CellOptions {
             replicas_max: 16,
             limits: Limits::CELL,
             state: Arc::new(MemoryState::default()),
+            state_turn: Arc::default(),
             state_bytes_max: 16 << 20,
         }
     }
@@ -107,7 +111,7 @@ impl Cell {
             .map_err(|e| LoadError::Link(format!("{e:#}")))?;
         let state = CellState {
             store: Arc::clone(&options.state),
-            turn: Arc::default(),
+            turn: Arc::clone(&options.state_turn),
             bytes_max: options.state_bytes_max,
         };
         Ok(Arc::new(Self {

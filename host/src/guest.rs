@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use cell_abi::{AccountId, Fuel, Reject};
+use cell_abi::{AccountId, Reject};
 use wasmtime::ResourceLimiter;
 use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::p1::WasiP1Ctx;
 
 use crate::cell::Cell;
 use crate::error::Stop;
-use crate::instance::CallSpec;
+use crate::instance::{CallSpec, Share};
 use crate::limits::{GROWS_MAX, Limits};
 use crate::meter::{Gauge, StopHandle};
 use crate::price;
@@ -29,6 +29,8 @@ pub(crate) struct Guest {
     memory_bytes_peak: usize,
     table_elements: usize,
     grows: u32,
+    /// The module's own memory and tables are made; what comes now is growth.
+    pub(crate) started: bool,
 }
 
 impl Guest {
@@ -54,6 +56,7 @@ impl Guest {
             memory_bytes_peak: 0,
             table_elements: 0,
             grows: 0,
+            started: false,
         }
     }
 
@@ -69,7 +72,7 @@ impl Guest {
     }
 
     fn count_grow(&mut self) -> bool {
-        self.grows += 1;
+        self.grows = self.grows.saturating_add(1);
         self.grows <= GROWS_MAX
     }
 }
@@ -97,7 +100,7 @@ impl ResourceLimiter for Guest {
         if total > self.limits.memory_bytes_max {
             return Ok(false);
         }
-        if current > 0 || self.memory_bytes > 0 {
+        if self.started {
             let pages = (desired - current).div_ceil(PAGE_BYTES) as u64;
             if !self.count_grow() {
                 return Ok(false);
@@ -121,7 +124,7 @@ impl ResourceLimiter for Guest {
         if total > self.limits.table_elements_max {
             return Ok(false);
         }
-        if current > 0 || self.table_elements > 0 {
+        if self.started {
             let elements = (desired - current) as u64;
             if !self.count_grow() {
                 return Ok(false);
@@ -150,6 +153,8 @@ pub(crate) struct CallState {
     pub(crate) started: SystemTime,
     pub(crate) deadline: Instant,
     pub(crate) depth: u32,
+    /// A call runs, and somebody pays; while an instance starts nobody does.
+    pub(crate) running: bool,
     pub(crate) chain: Option<Arc<Link>>,
     pub(crate) stop: StopHandle,
     pub(crate) reject: Option<Reject>,
@@ -157,7 +162,7 @@ pub(crate) struct CallState {
     /// The reply of the last call to another cell.
     pub(crate) callee_reply: Vec<u8>,
     /// What other cells burned on behalf of this call.
-    pub(crate) callees: Vec<(Arc<Cell>, Fuel)>,
+    pub(crate) callees: Vec<Share>,
 }
 
 impl CallState {
@@ -167,6 +172,7 @@ impl CallState {
             started: SystemTime::UNIX_EPOCH,
             deadline: Instant::now(),
             depth: 0,
+            running: false,
             chain: None,
             stop: StopHandle::new(),
             reject: None,
@@ -182,6 +188,7 @@ impl CallState {
         self.started = SystemTime::now();
         self.deadline = spec.deadline;
         self.depth = spec.depth;
+        self.running = true;
         self.chain = spec.chain;
         self.stop = spec.stop;
         self.reject = None;

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use cell_abi::{CellName, Fuel, Reject, Status, limits as abi_limits};
+use tokio::time::timeout;
 use wasmtime::{Caller, Linker};
 
 use crate::error::Stop;
 use crate::guest::{Guest, Link};
-use crate::instance::CallSpec;
+use crate::instance::{CallSpec, Share};
 use crate::limits::{
-    CALL_DEPTH_MAX, LOG_LINE_BYTES_MAX, STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX,
+    CALL_DEPTH_MAX, LOG_LINE_BYTES_MAX, NESTED_WAIT_MAX, STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX,
 };
 use crate::meter::{charge, deduct, wait};
 use crate::price::{BYTE, CELL_CALL, HOST_CALL, LOG_BYTE, STATE_READ, STATE_WRITE};
@@ -156,6 +157,10 @@ impl Target {
     async fn call(&self, caller: &mut Guests<'_>) -> wasmtime::Result<Answer> {
         let refuse = |status: Status| Ok(Err((status, status.describe().as_bytes().to_vec())));
         let guest = caller.data();
+        if !guest.call.running {
+            // A start is not billed, so it may not make others work.
+            return Err(Stop::OverLimit.into());
+        }
         let Some(from) = guest.cell.clone() else {
             return refuse(Status::UnknownCell);
         };
@@ -193,9 +198,10 @@ impl Target {
             chain: Some(chain),
         };
         let gauge = Arc::clone(&caller.data().gauge);
-        let lease = match wait(&gauge, cell.checkout()).await {
-            Ok(lease) => lease,
-            Err((status, _)) => return refuse(status),
+        let lease = match wait(&gauge, timeout(NESTED_WAIT_MAX, cell.checkout())).await {
+            Ok(Ok(lease)) => lease,
+            Ok(Err((status, _))) => return refuse(status),
+            Err(_) => return refuse(Status::Busy),
         };
         self.run(caller, lease, spec, number).await
     }
@@ -220,10 +226,10 @@ impl Target {
         let callee = Arc::clone(lease.cell());
         deduct(caller, outcome.fuel.0)?;
         let guest = caller.data_mut();
-        let below: Fuel =
-            outcome.callees.iter().fold(Fuel::ZERO, |sum, (_, fuel)| sum.saturating_add(*fuel));
-        guest.call.callees.push((callee, outcome.fuel.saturating_sub(below)));
-        guest.call.callees.extend(outcome.callees.iter().cloned());
+        let own = Share { cell: callee, fuel: outcome.own_fuel(), calls: 1 };
+        for share in std::iter::once(own).chain(outcome.callees.iter().cloned()) {
+            share.add_to(&mut guest.call.callees);
+        }
         let reply = match outcome.status {
             Status::Ok => Ok(lease.reply(&outcome).to_vec()),
             status => Err((status, outcome.message)),
@@ -314,8 +320,17 @@ async fn state<'a>(caller: &'a mut Guests<'_>) -> wasmtime::Result<&'a mut State
         let Some(state) = guest.cell.as_ref().and_then(|cell| cell.state().cloned()) else {
             return Err(Stop::HostFault.into());
         };
+        if !guest.call.running {
+            return Err(Stop::OverLimit.into());
+        }
         let gauge = Arc::clone(&guest.gauge);
-        let begun = host_fault(wait(&gauge, StateCall::begin(state)).await)?;
+        let begun = if guest.call.depth == 0 {
+            wait(&gauge, StateCall::begin(state)).await
+        } else {
+            let begun = wait(&gauge, timeout(NESTED_WAIT_MAX, StateCall::begin(state))).await;
+            begun.map_err(|_| wasmtime::Error::from(Stop::OverLimit))?
+        };
+        let begun = host_fault(begun)?;
         caller.data_mut().call.state = Some(begun);
     }
     caller.data_mut().call.state.as_mut().ok_or_else(|| Stop::HostFault.into())

@@ -49,12 +49,36 @@ pub struct Outcome {
     /// What it burned, callees included; never more than its limit.
     pub fuel: Fuel,
     /// What other cells burned of it.
-    pub callees: Vec<(Arc<Cell>, Fuel)>,
+    pub callees: Vec<Share>,
     /// The payload of a reply whose status is not `Ok`: an encoded reject, or what the status alone
     /// does not say.
     pub message: Vec<u8>,
     /// Where in the instance's memory an `Ok` reply lies.
     reply: (usize, usize),
+}
+
+/// What one cell burned of a call that another cell answers.
+#[derive(Debug, Clone)]
+pub struct Share {
+    /// The cell.
+    pub cell: Arc<Cell>,
+    /// What it burned, without its own callees.
+    pub fuel: Fuel,
+    /// How many calls of it that were.
+    pub calls: u64,
+}
+
+impl Share {
+    /// Adds to the cell's share if it has one: a list is as long as there are cells, not calls.
+    pub(crate) fn add_to(self, shares: &mut Vec<Self>) {
+        match shares.iter_mut().find(|share| Arc::ptr_eq(&share.cell, &self.cell)) {
+            Some(share) => {
+                share.fuel = share.fuel.saturating_add(self.fuel);
+                share.calls = share.calls.saturating_add(self.calls);
+            }
+            None => shares.push(self),
+        }
+    }
 }
 
 /// Exclusive use of an instance. Dropping it gives the instance back, or destroys it after a
@@ -111,11 +135,12 @@ impl Lease {
         };
         instance.begin(spec, limit);
         // What passes the limit is seen when the call ends: it then costs the limit and no more.
-        instance.owe(CALL + u64::from(request_bytes) * BYTE);
+        instance.owe(CALL);
         let Instance { store, mailbox, .. } = instance;
         match run(store, mailbox, request_bytes).await {
             Ok(at) => match instance.range(at, request_bytes) {
                 Some(range) if at != 0 => {
+                    instance.owe(u64::from(request_bytes) * BYTE);
                     self.mailbox = range;
                     Ok(())
                 }
@@ -235,9 +260,7 @@ impl Lease {
             };
         }
         self.clean = matches!(status, Status::Ok | Status::Rejected | Status::BadRequest) && !grown;
-        let refused = matches!(status, Status::TooLarge | Status::NoJson);
-        let fuel = if refused { Fuel::ZERO } else { Fuel(burned) };
-        Outcome { status, fuel, callees, message, reply: (0, 0) }
+        Outcome { status, fuel: Fuel(burned), callees, message, reply: (0, 0) }
     }
 }
 
@@ -259,6 +282,11 @@ impl Outcome {
             message: message.into(),
             reply: (0, 0),
         }
+    }
+
+    /// What the cell itself burned, without its callees.
+    pub fn own_fuel(&self) -> Fuel {
+        self.callees.iter().fold(self.fuel, |rest, share| rest.saturating_sub(share.fuel))
     }
 
     /// The reject of a `Rejected` outcome.
@@ -294,6 +322,7 @@ impl Instance {
         };
         arm(&mut store, START_FUEL_MAX).map_err(started)?;
         let instance = cell.linked().instantiate_async(&mut store).await.map_err(started)?;
+        store.data_mut().started = true;
         let missing = |name, expected| LoadError::MissingExport { name, expected };
         let memory = instance
             .get_memory(&mut store, "memory")

@@ -108,6 +108,7 @@ impl Job {
         let started = |e: wasmtime::Error| LoadError::Start(format!("{e:#}"));
         arm(&mut store, START_FUEL_MAX).map_err(started)?;
         let instance = linked.instantiate_async(&mut store).await.map_err(started)?;
+        store.data_mut().started = true;
         let main = instance
             .get_typed_func::<(), ()>(&mut store, "_start")
             .map_err(|_| LoadError::MissingExport { name: "_start", expected: "() -> ()" })?;

@@ -34,7 +34,7 @@ pub use cell::{Cell, CellOptions, Isolation};
 pub use engine::{Allocation, Module, Sandbox};
 pub use error::{CompileError, LoadError};
 pub use gate::{GateError, ModuleInfo, ModuleKind};
-pub use instance::{CallSpec, Lease, Outcome};
+pub use instance::{CallSpec, Lease, Outcome, Share};
 pub use job::{Directory, Job, JobEnd, JobOutcome};
 pub use limits::Limits;
 pub use meter::StopHandle;

@@ -16,6 +16,10 @@ pub const START_FUEL_MAX: u64 = 2_000_000_000;
 /// Deepest chain of calls between cells; one more answers `TooDeep`.
 pub const CALL_DEPTH_MAX: u32 = 8;
 
+/// How long a call may wait for another cell's instance, or for its own cell's state while others
+/// wait for it: cells that wait for one another in a circle must not do so until their calls end.
+pub const NESTED_WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// Calls that may wait for an instance of one cell; one more answers `Busy`.
 pub const CALLS_WAITING_MAX: usize = 4096;
 

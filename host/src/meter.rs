@@ -143,7 +143,11 @@ pub(crate) async fn charge(caller: &mut Caller<'_, Guest>, price: u64) -> wasmti
 pub(crate) fn deduct(caller: &mut Caller<'_, Guest>, fuel: u64) -> wasmtime::Result<()> {
     let left = caller.get_fuel()?.saturating_sub(fuel);
     caller.as_context_mut().set_fuel(left)?;
-    caller.data().gauge.mark(left);
+    let gauge = &caller.data().gauge;
+    gauge.mark(left);
+    // The callee counted its slices for itself; the next charge here yields if they add up to one.
+    let unyielded = gauge.unyielded.load(Relaxed).saturating_add(fuel);
+    gauge.unyielded.store(unyielded, Relaxed);
     Ok(())
 }
 

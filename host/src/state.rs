@@ -97,7 +97,7 @@ impl StateCall {
     /// Sets a value; `false` if the state would grow past its quota.
     pub(crate) fn set(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<bool, StateError> {
         let before = self.value(&key)?.map_or(0, |old| (key.len() + old.len()) as u64);
-        let bytes = self.bytes - before + (key.len() + value.len()) as u64;
+        let bytes = self.bytes.saturating_sub(before) + (key.len() + value.len()) as u64;
         if bytes > self.bytes_max && bytes > self.bytes {
             return Ok(false);
         }
@@ -111,8 +111,13 @@ impl StateCall {
         let Some(old) = self.value(&key)? else {
             return Ok(false);
         };
-        self.bytes -= (key.len() + old.len()) as u64;
-        self.writes.insert(key, None);
+        self.bytes = self.bytes.saturating_sub((key.len() + old.len()) as u64);
+        // A key that only this call ever had leaves nothing to delete.
+        if self.store.value(&key)?.is_some() {
+            self.writes.insert(key, None);
+        } else {
+            self.writes.remove(&key);
+        }
         Ok(true)
     }
 

@@ -220,7 +220,10 @@ fn begin_session(home: &Home) -> anyhow::Result<(SessionId, File, PathBuf)> {
     getrandom::fill(&mut random).map_err(|e| anyhow::anyhow!("get randomness: {e}"))?;
     let session = SessionId::derive("cell/session/v1", &[&random]);
     let path = home.sessions().join(format!("{session}.lock"));
-    let file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&path)?;
+    // Under its name only once it is locked: a file that nobody locks is taken for a dead session's.
+    let draft = home.sessions().join(format!(".{session}"));
+    let file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&draft)?;
     flock(&file, FlockOperation::LockExclusive)?;
+    fs::rename(&draft, &path)?;
     Ok((session, file, path))
 }

@@ -138,11 +138,12 @@ async fn the_bill_names_every_cell() {
     let stop = cell_host::StopHandle::new();
     lease.begin(crate::support::spec(10_000_000, &stop), 2).await.unwrap();
     let outcome = lease.finish(0, false).await;
-    let [(callee, share)] = &outcome.callees[..] else { panic!("{outcome:?}") };
+    let [share] = &outcome.callees[..] else { panic!("{outcome:?}") };
+    let callee = &share.cell;
     assert_eq!(callee.name().as_str(), "callee");
     let (_, alone, _) = call(callee, b"hi", 10_000_000).await;
-    assert_eq!(share.0, alone);
-    assert!(outcome.fuel > *share);
+    assert_eq!((share.fuel.0, share.calls), (alone, 1));
+    assert!(outcome.fuel > share.fuel);
 }
 
 #[tokio::test]
@@ -169,4 +170,50 @@ async fn a_circle_of_one_instance_ends_at_once() {
     let caller = world.deploy("caller", &wat(&itself, &forward(-1)), options);
     let (status, _, reply) = call(&caller, b"hi", 100_000_000).await;
     assert_eq!((status, &reply[..4]), (Status::Ok, &Status::TooDeep.code().to_le_bytes()[..]));
+}
+
+/// A mailbox that burned the limit and then said "too large" was free work.
+#[tokio::test]
+async fn a_mailbox_is_paid_for() {
+    let spins = "(loop $again (local.set 0 (i32.sub (local.get 0) (i32.const 1))) (br_if $again (local.get 0))) (i32.const 0)";
+    let text = wat("", ECHO).replace("(if (result i32) (i32.gt_u (local.get 0) (i32.const 100000)) (then (i32.const 0)) (else (i32.const 65536)))", spins);
+    let cell = deploy(&text, CellOptions::default());
+    let (status, fuel, _) = call(&cell, &[0; 10_000], 1_000_000).await;
+    assert_eq!(status, Status::TooLarge);
+    assert!(fuel > 10_000 * 4, "{fuel}");
+}
+
+/// A start is not billed, so what it calls or keeps would be free.
+#[tokio::test]
+async fn a_start_cannot_call_or_keep() {
+    let world = World::new();
+    world.deploy("callee", &wat("", ECHO), CellOptions::default());
+    let start = format!(
+        "(func (export \"_initialize\") (local $ptr i32) (local $len i32) (local $result i64) (drop {}))",
+        "(call $call (i32.const 0) (i32.const 6) (i32.const 16) (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i64.const -1))"
+    );
+    let text = wat(CALL, ECHO).replace("(memory", &format!("{start} (memory"));
+    let caller = world.deploy("caller", &text, CellOptions::default());
+    assert_eq!(call(&caller, b"hi", 10_000_000).await.0, Status::Trapped);
+}
+
+/// Leaves that stay below a slice each, called without end, must not keep the thread.
+#[tokio::test]
+async fn a_loop_of_calls_yields() {
+    let world = World::new();
+    world.deploy("callee", &wat("", ECHO), CellOptions::default());
+    let again = "(loop $again (drop (call $call (i32.const 0) (i32.const 6) (i32.const 16) (i32.const 3) \
+        (i32.const 0) (i32.const 0) (local.get $ptr) (local.get $len) (i64.const -1))) (br $again)) unreachable";
+    let caller = world.deploy("caller", &wat(CALL, again), CellOptions::default());
+    let running = call(&caller, b"hi", 50_000_000);
+    tokio::pin!(running);
+    let mut polls = 0;
+    let (status, burned, _) = std::future::poll_fn(|cx| {
+        polls += 1;
+        running.as_mut().poll(cx)
+    })
+    .await;
+    assert_eq!((status, burned), (Status::OutOfFuel, 50_000_000));
+    let slices = 50_000_000 / cell_host::limits::SLICE_FUEL;
+    assert!(polls > slices / 2, "{polls} polls for {slices} slices");
 }

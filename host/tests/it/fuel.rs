@@ -145,3 +145,18 @@ fn the_engine_version_is_the_locked_one() {
     assert!(lock.contains(&wanted), "update engine::WASMTIME_VERSION");
     assert_eq!(Sandbox::engine_id(), Sandbox::engine_id());
 }
+
+/// The first growth of an empty memory was taken for the module's own start, and cost nothing.
+#[tokio::test]
+async fn growth_from_nothing_is_paid() {
+    let text = wat("", "(drop (memory.grow (i32.const 10))) (i64.const 0)")
+        .replace("(memory (export \"memory\") 4)", "(memory (export \"memory\") 0)");
+    // An empty memory holds only an empty mailbox, at address 65536 of none: the growth comes first.
+    let text = text.replace(
+        "(else (i32.const 65536))",
+        "(else (drop (memory.grow (i32.const 10))) (i32.const 65536))",
+    );
+    let (status, burned, _) = call(&deploy(&text, fresh()), b"", 1 << 40).await;
+    assert_eq!(status, Status::Ok);
+    assert!(burned > 20 * cell_host::price::MEMORY_PAGE, "{burned}");
+}

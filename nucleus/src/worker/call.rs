@@ -105,8 +105,7 @@ impl Call {
 
     fn end(self, lease: Lease, outcome: Outcome, reservation: Reservation) -> Ended {
         reservation.pay(&self.meter, outcome.fuel, &outcome.callees);
-        let below: u64 = outcome.callees.iter().map(|(_, fuel)| fuel.0).sum();
-        self.entry.count(outcome.status, outcome.fuel.0.saturating_sub(below), &outcome.message);
+        self.entry.count(outcome.status, outcome.own_fuel().0, &outcome.message);
         self.cells.count_callees(&outcome.callees);
         let mut header = reply_header(&self.header, outcome.status, outcome.fuel);
         let payload = match outcome.status {

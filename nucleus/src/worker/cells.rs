@@ -8,13 +8,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use cell_abi::{CellHash, CellName, Fuel, Interface, Status};
-use cell_host::{Cell, LogLevel, ModuleInfo, Sandbox, Services};
+use cell_abi::{CellHash, CellName, Interface, Status};
+use cell_host::{Cell, LogLevel, ModuleInfo, Sandbox, Services, Share};
 
 use super::log::Log;
 use super::state::FileState;
 use crate::link::{CellStats, FromWorker, Link, LoadCell};
 
+/// Characters of a cell's last error that `cell ps` shows.
+const LAST_ERROR_CHARS_MAX: usize = 150;
 /// Cells per message of statistics, so that it fits a packet of the link.
 const ROWS_PER_REPORT: usize = 200;
 
@@ -61,7 +63,13 @@ impl Cells {
             ModuleInfo::of_cell(interface, facts.has_json, facts.memory_pages, facts.data_bytes);
         let module = sandbox.load(&load.artefact, info, hash)?;
         let mut options = load.settings.options();
-        options.state = Arc::new(FileState::new(&load.data));
+        // Old and new code share one state while old calls end.
+        if let Some(old) = self.entry(&name).and_then(|entry| entry.serving()) {
+            options.state = Arc::clone(&old.cell.options().state);
+            options.state_turn = Arc::clone(&old.cell.options().state_turn);
+        } else {
+            options.state = Arc::new(FileState::new(&load.data));
+        }
         let services = Arc::clone(self) as Arc<dyn Services>;
         let cell = Cell::new(sandbox, name.clone(), module, options, services)?;
         let serving = Arc::new(Serving {
@@ -129,10 +137,11 @@ impl Cells {
     }
 
     /// Counts calls that one cell made to others.
-    pub(super) fn count_callees(&self, callees: &[(Arc<Cell>, Fuel)]) {
-        for (callee, fuel) in callees {
-            if let Some(entry) = self.entry(callee.name()) {
-                entry.count(Status::Ok, fuel.0, &[]);
+    pub(super) fn count_callees(&self, callees: &[Share]) {
+        for share in callees {
+            if let Some(entry) = self.entry(share.cell.name()) {
+                entry.calls.fetch_add(share.calls, Relaxed);
+                entry.fuel.fetch_add(share.fuel.0, Relaxed);
             }
         }
     }
@@ -185,8 +194,11 @@ impl Entry {
         if !matches!(status, Status::Ok | Status::Rejected) {
             self.failed.fetch_add(1, Relaxed);
             let colon = if message.is_empty() { "" } else { ": " };
-            *lock(&self.last_error) =
-                Some(format!("{}{colon}{}", status.describe(), String::from_utf8_lossy(message)));
+            let text = format!("{}{colon}{}", status.describe(), String::from_utf8_lossy(message));
+            // Short and plain, so that the rows of a report fit their packet.
+            let text =
+                text.chars().filter(|c| !c.is_control()).take(LAST_ERROR_CHARS_MAX).collect();
+            *lock(&self.last_error) = Some(text);
         }
     }
 

@@ -36,6 +36,8 @@ const STALL_TIME_MAX: Duration = Duration::from_secs(10);
 const SEND_TIME_MAX: Duration = Duration::from_secs(30);
 /// Frames handled before the loop looks at its other connections.
 const FRAMES_PER_TURN: usize = 32;
+/// Reads from one socket before the loop looks at its other connections.
+const READS_PER_TURN: usize = 16;
 /// Replies up to this size are copied to be sent together; larger ones go straight from the guest.
 const COPIED_REPLY_BYTES_MAX: usize = 16 << 10;
 
@@ -60,6 +62,8 @@ pub(super) struct Connection {
     greeted: bool,
     /// The socket may have more to read.
     pub(super) readable: bool,
+    /// The client sends no more: what is left is to be read to its end, which brings no new event.
+    pub(super) read_closed: bool,
     /// Read, and not yet handled: part of a frame, or frames behind a full window.
     pending: Vec<u8>,
     stage: Stage,
@@ -113,6 +117,7 @@ impl Connection {
             slots: Vec::new(),
             greeted: false,
             readable: true,
+            read_closed: false,
             pending: Vec::new(),
             stage: Stage::Frames,
             in_flight: Vec::new(),
@@ -132,7 +137,10 @@ impl Connection {
         if !self.handle_pending(tasks) {
             return !self.closing || !self.unsent.is_empty();
         }
-        while self.readable && !self.is_paused() && tasks.len() < FRAMES_PER_TURN {
+        for _ in 0..READS_PER_TURN {
+            if !self.readable || self.is_paused() || tasks.len() >= FRAMES_PER_TURN {
+                break;
+            }
             let read = match &mut self.stage {
                 Stage::Fill { begun, filled } => {
                     self.stream.read(begun.request_mut().get_mut(*filled..).unwrap_or_default())
@@ -171,9 +179,12 @@ impl Connection {
 
     /// A large call ended before it had a mailbox: its payload is skipped.
     pub(super) fn refuse_large(&mut self, asked: &Header, ended: Ended) {
-        let payload = usize::try_from(asked.payload_bytes).unwrap_or(usize::MAX);
-        self.stage = Stage::Skip(payload + asked.padding());
+        self.skip_payload(asked);
         self.end(ended);
+    }
+
+    fn skip_payload(&mut self, asked: &Header) {
+        self.stage = Stage::Skip(whole_bytes(asked) - HEADER_BYTES);
     }
 
     /// A large call got its mailbox.
@@ -250,9 +261,21 @@ impl Connection {
 
     fn has_whole_frame(&self) -> bool {
         match &self.stage {
-            Stage::Frames => self.greeted && self.pending.len() >= HEADER_BYTES,
+            Stage::Frames => {
+                self.greeted
+                    && self.pending.first_chunk().is_some_and(|header| self.can_step(header))
+            }
             _ => !self.pending.is_empty(),
         }
+    }
+
+    /// Whether enough is pending for the frame with this header.
+    fn can_step(&self, header: &[u8; HEADER_BYTES]) -> bool {
+        // A bad header is handled at once: the connection goes away.
+        Header::decode(header).map_or(true, |header| {
+            let whole = whole_bytes(&header);
+            self.pending.len() >= whole || (header.kind == Kind::Call && whole > BUFFERED_BYTES_MAX)
+        })
     }
 
     /// Handles bytes that were read earlier; `false` when the connection is to be closed.
@@ -274,7 +297,7 @@ impl Connection {
             return true;
         }
         // A short read means that the socket is drained; the next bytes bring a new event.
-        self.readable = read == buffer.len();
+        self.readable = read == buffer.len() || self.read_closed;
         let bytes = buffer.get(..read).unwrap_or_default();
         if self.pending.is_empty() {
             let handled = self.handle(bytes, tasks);
@@ -356,7 +379,7 @@ impl Connection {
         };
         let header = Header::decode(header)?;
         let payload = usize::try_from(header.payload_bytes).unwrap_or(usize::MAX);
-        let whole = HEADER_BYTES + payload + header.padding();
+        let whole = whole_bytes(&header);
         if header.kind == Kind::Call && whole > BUFFERED_BYTES_MAX {
             return Ok(Some(self.large_call(header, tasks)));
         }
@@ -386,7 +409,10 @@ impl Connection {
                 self.stage = Stage::AwaitMailbox;
                 tasks.push(Task::Begin(call, header.payload_bytes));
             }
-            Err(ended) => self.refuse_large(&header, ended),
+            Err(ended) => {
+                self.skip_payload(&header);
+                self.queue(ended);
+            }
         }
         HEADER_BYTES
     }
@@ -548,6 +574,12 @@ impl Segment {
             }
         }
     }
+}
+
+/// Bytes of a frame: header, payload and padding.
+fn whole_bytes(header: &Header) -> usize {
+    let payload = usize::try_from(header.payload_bytes).unwrap_or(usize::MAX);
+    HEADER_BYTES.saturating_add(payload).saturating_add(header.padding())
 }
 
 /// Writes a header, a payload in the guest's memory and the padding in one system call.

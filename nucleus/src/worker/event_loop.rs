@@ -23,7 +23,7 @@ use tokio::runtime::Handle;
 use super::call::{Begun, Ended};
 use super::cells::Entry;
 use super::connection::{Connection, READ_BYTES, Task};
-use super::{Worker, account_of};
+use super::{AbortOnPanic, Worker, account_of};
 
 /// Connections all loops together may have; one more is closed at once.
 const CONNECTIONS_MAX: usize = 4096;
@@ -90,6 +90,7 @@ impl Loops {
             let runtime = runtime.clone();
             thread::Builder::new().name(format!("loop {at}")).spawn(move || {
                 let _runtime = runtime.enter();
+                let _whole = AbortOnPanic;
                 event_loop.run();
             })?;
         }
@@ -222,8 +223,10 @@ impl EventLoop {
                 match event.token() {
                     WAKE => {}
                     Token(at) if at >= LISTENERS => self.accept(at - LISTENERS),
+                    // Both ways are closed: nobody is there to be answered.
+                    Token(at) if event.is_write_closed() => self.disconnect(at),
                     Token(at) => {
-                        self.connection_ready(at, event.is_readable() || event.is_read_closed())
+                        self.connection_ready(at, event.is_readable(), event.is_read_closed())
                     }
                 }
             }
@@ -350,9 +353,10 @@ impl EventLoop {
         Ok(())
     }
 
-    fn connection_ready(&mut self, at: usize, readable: bool) {
+    fn connection_ready(&mut self, at: usize, readable: bool, read_closed: bool) {
         if let Some(Some((connection, _))) = self.connections.get_mut(at) {
-            connection.readable |= readable;
+            connection.readable |= readable || read_closed;
+            connection.read_closed |= read_closed;
             self.turn(at);
         }
     }

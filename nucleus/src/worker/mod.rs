@@ -161,8 +161,21 @@ fn handle(
     Ok(())
 }
 
+/// A thread of the worker that panics takes the process with it: the nucleus starts another, while
+/// a worker that lacks a thread would leave callers waiting.
+pub(super) struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 /// Reports what was burned and how cells fare, and stops idle instances.
 fn report(worker: &Worker) {
+    let _whole = AbortOnPanic;
     let mut rounds = 0_u64;
     loop {
         thread::sleep(REPORT_EVERY);
@@ -172,9 +185,10 @@ fn report(worker: &Worker) {
             sent = sent.and_then(|()| worker.cells.report(&worker.link));
             worker.cells.stop_idle();
         }
-        if sent.is_err() {
-            // The nucleus is gone; the link's reader ends the process.
-            return;
+        if let Err(error) = sent {
+            // The nucleus is gone, or cannot be told: nothing may run that is not billed.
+            tracing::error!(%error, "report usage");
+            std::process::abort();
         }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cell_abi::{CellName, Fuel};
+use cell_host::Share;
 use tokio::sync::Notify;
 
 use crate::link::{FromWorker, Link, UsageRow};
@@ -238,15 +239,15 @@ pub(super) struct Reservation {
 
 impl Reservation {
     /// Books what the call burned: in its own cell, and in the cells it called.
-    pub(super) fn pay(mut self, own: &Meter, fuel: Fuel, callees: &[(Arc<cell_host::Cell>, Fuel)]) {
+    pub(super) fn pay(mut self, own: &Meter, fuel: Fuel, callees: &[Share]) {
         let mut rest = fuel.0.min(self.limit);
         let burned = rest;
-        for (callee, share) in callees {
-            let share = share.0.min(rest);
-            rest -= share;
-            let meter = self.purse.meter(callee.name());
-            meter.fuel.fetch_add(share, Relaxed);
-            meter.calls.fetch_add(1, Relaxed);
+        for share in callees {
+            let burned = share.fuel.0.min(rest);
+            rest -= burned;
+            let meter = self.purse.meter(share.cell.name());
+            meter.fuel.fetch_add(burned, Relaxed);
+            meter.calls.fetch_add(share.calls, Relaxed);
         }
         own.fuel.fetch_add(rest, Relaxed);
         own.calls.fetch_add(1, Relaxed);

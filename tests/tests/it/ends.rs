@@ -76,7 +76,7 @@ fn check_call(
         "{text}"
     );
     assert!(text.contains(message), "{cell}: {text:?} does not hold {message:?}");
-    let free = matches!(expect, Status::TooLarge | Status::NoJson | Status::HostFault);
+    let free = matches!(expect, Status::NoJson | Status::HostFault);
     match expect {
         Status::OutOfFuel => assert_eq!(header.fuel, Fuel(FUEL), "{cell}"),
         _ if free => assert_eq!(header.fuel, Fuel::ZERO, "{cell}"),

@@ -18,6 +18,7 @@ mod crash;
 mod dev;
 mod ends;
 mod fuel;
+mod hangups;
 mod idle;
 mod jobs;
 mod lifecycle;
