@@ -97,6 +97,13 @@ impl Home {
         }
     }
 
+    /// The process that holds the lock, as it wrote itself.
+    pub(crate) fn lock_holder(&self) -> String {
+        let holder = fs::read_to_string(self.root.join("nucleus.lock")).unwrap_or_default();
+        let holder: String = holder.chars().filter(char::is_ascii_digit).take(10).collect();
+        if holder.is_empty() { "unknown".into() } else { holder }
+    }
+
     /// A secret of 32 bytes kept under this name; made from the system's randomness if absent.
     pub(crate) fn secret(&self, path: &Path) -> anyhow::Result<Zeroizing<[u8; 32]>> {
         if let Some(secret) = read_secret(path)? {

@@ -106,6 +106,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
             }
             let exit = match &error {
                 Error::TimedOut => Exit::TimedOut,
+                Error::Disconnected { .. } => Exit::NucleusFault,
                 Error::Rejected { .. } => Exit::Failed,
                 _ => error.status().map_or(Exit::Failed, Exit::of_status),
             };

@@ -1,5 +1,7 @@
 //! `cell completions`.
 
+use std::io::Write as _;
+
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 
@@ -12,6 +14,8 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
-    clap_complete::generate(arguments.shell, &mut Cli::command(), "cell", &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(arguments.shell, &mut Cli::command(), "cell", &mut script);
+    std::io::stdout().write_all(&script)?;
     Ok(Exit::Done)
 }

@@ -88,8 +88,9 @@ pub(crate) fn down(global: &Global, output: &Output) -> anyhow::Result<Exit> {
     if ask(&home, &Request::Down)?.is_none() {
         if home.root().exists() && !clear_sockets(&home)? {
             let message = format!(
-                "a nucleus holds {} but does not answer; end its process",
-                home.root().display()
+                "a nucleus holds {} but does not answer; end it with `kill {}`",
+                home.root().display(),
+                home.lock_holder()
             );
             return Err(Failure::new(Exit::NucleusFault, message).into());
         }

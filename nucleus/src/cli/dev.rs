@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::Args;
 use notify::{RecursiveMode, Watcher as _};
 
-use super::{Exit, Global, Output, build, daemon, deploy};
+use super::{Exit, Failure, Global, Output, build, daemon, deploy};
 
 /// Changes that follow each other faster than this are one: an editor is still saving.
 const QUIET: Duration = Duration::from_millis(80);
@@ -32,9 +32,20 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
         .directory
         .canonicalize()
         .with_context(|| format!("open {}", arguments.directory.display()))?;
+    if !["Cargo.toml", "Makefile"].iter().any(|file| project.join(file).is_file()) {
+        let message = format!(
+            "{} has neither Cargo.toml nor Makefile; make a project with `cell new`",
+            project.display()
+        );
+        return Err(Failure::new(Exit::Usage, message).into());
+    }
     let (changes, changed) = mpsc::channel();
+    let root = project.clone();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        if event.is_ok_and(|event| !event.kind.is_access()) {
+        let matters = |event: notify::Event| {
+            !event.kind.is_access() && event.paths.iter().any(|path| is_source(&root, path))
+        };
+        if event.is_ok_and(matters) {
             // The receiver lives until this program ends.
             let _ = changes.send(());
         }
@@ -56,6 +67,22 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
         changed.recv()?;
         while changed.recv_timeout(QUIET).is_ok() {}
     }
+}
+
+/// Whether a change of this file asks for a build: in the project's own directory only what builds are
+/// made of, since builds and editors write there too.
+fn is_source(project: &Path, path: &Path) -> bool {
+    let Ok(within) = path.strip_prefix(project) else { return false };
+    if within.components().count() > 1 {
+        return !within.starts_with("target");
+    }
+    let known = ["Cargo.toml", "Cell.toml", "Makefile", "build.rs"]
+        .iter()
+        .any(|name| within == Path::new(name));
+    known
+        || within
+            .extension()
+            .is_some_and(|extension| ["c", "h"].iter().any(|known| extension == *known))
 }
 
 /// Watches the project's sources; what the build itself writes lies elsewhere.

@@ -110,6 +110,7 @@ pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(cli.global.json, cli.global.quiet);
     match cli.run(&output) {
+        Ok(Exit::Done) if output::is_lost() => Exit::Failed.into(),
         Ok(exit) => exit.into(),
         Err(error) => {
             let exit = Exit::of(&error);

@@ -1,7 +1,7 @@
 //! The one place that prints: results to standard output, everything else to standard error.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is this module's job")]
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Write};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -38,8 +38,7 @@ impl Output {
             text.to_owned()
         };
         if !line.is_empty() {
-            // A reader that closed the pipe has seen enough.
-            let _ = writeln!(std::io::stdout(), "{line}");
+            write_line(&mut std::io::stdout(), &line);
         }
     }
 
@@ -54,13 +53,13 @@ impl Output {
     /// Tells people something on the way; machines and the quiet get nothing.
     pub(crate) fn note(&self, text: &str) {
         if !self.quiet && !self.json {
-            eprintln!("{text}");
+            write_line(&mut std::io::stderr(), text);
         }
     }
 
     /// One line of JSON on standard error, where standard output belongs to a job.
     pub(crate) fn machine_note(&self, value: &impl Serialize) {
-        eprintln!("{}", serde_json::to_string(value).unwrap_or_default());
+        write_line(&mut std::io::stderr(), &serde_json::to_string(value).unwrap_or_default());
     }
 
     /// Prints an error once, with its causes.
@@ -68,9 +67,9 @@ impl Output {
         let text = format!("{error:#}");
         if self.json {
             let value = serde_json::json!({ "error": text, "exit": exit.code() });
-            let _ = writeln!(std::io::stdout(), "{value}");
+            write_line(&mut std::io::stdout(), &value.to_string());
         } else {
-            eprintln!("error: {text}");
+            write_line(&mut std::io::stderr(), &format!("error: {text}"));
         }
     }
 
@@ -84,6 +83,23 @@ impl Output {
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
         bar.enable_steady_tick(Duration::from_millis(100));
         bar
+    }
+}
+
+/// A result that could not be written: the command has failed, whatever it did.
+static LOST: AtomicBool = AtomicBool::new(false);
+
+/// Whether a line was lost that somebody wanted.
+pub(crate) fn is_lost() -> bool {
+    LOST.load(Relaxed)
+}
+
+fn write_line(out: &mut impl Write, line: &str) {
+    if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush()) {
+        // A reader that closed the pipe has seen enough.
+        if error.kind() != ErrorKind::BrokenPipe {
+            LOST.store(true, Relaxed);
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! its own, pays what was burned, and gives back the rest.
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -85,6 +85,11 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
             .into());
         }
     }
+    let create = |path: &PathBuf| {
+        fs::File::create(path).map_err(|error| {
+            Failure::new(Exit::Usage, format!("--receipt: create {}: {error}", path.display()))
+        })
+    };
     let home = global.home()?;
     let wasm = read_module(&arguments.module)?;
     let mut bank = Bank::open(&home)?;
@@ -95,8 +100,10 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
         let message = "this is a cell, not a command; deploy it with `cell deploy` and call it with `cell call`";
         return Err(Failure::new(Exit::Refused, message).into());
     }
+    let receipt = arguments.receipt.as_ref().map(create).transpose()?;
     let held = hold(&mut bank, arguments, &compiled)?;
-    let run = Run { arguments, compiled: &compiled, timeout, started: SystemTime::now() };
+    let mut run =
+        Run { arguments, compiled: &compiled, timeout, started: SystemTime::now(), receipt };
     let report = run.execute(held.amount.fuel_at_base_price());
     let report = report.inspect_err(|_| drop(bank.void(held)))?;
     run.conclude(&mut bank, held, report, output)
@@ -137,6 +144,8 @@ struct Run<'a> {
     compiled: &'a Compiled,
     timeout: Option<Duration>,
     started: SystemTime,
+    /// Open before anything runs: a job that was paid must not lose its receipt to a wrong path.
+    receipt: Option<fs::File>,
 }
 
 /// What the job's process reported.
@@ -252,7 +261,7 @@ impl Run<'_> {
 
     /// Pays, tells what it cost, and passes the job's exit code through.
     fn conclude(
-        &self,
+        &mut self,
         bank: &mut Bank,
         held: Held,
         ended: Ended,
@@ -276,11 +285,6 @@ impl Run<'_> {
             None => Exit::of_status(ended.status),
         };
         let receipt = self.receipt(&ended, charge, (payer, payee), transfer);
-        if let Some(path) = &self.arguments.receipt {
-            let text = serde_json::to_string_pretty(&receipt)? + "\n";
-            fs::write(path, text)
-                .with_context(|| format!("write the receipt {}", path.display()))?;
-        }
         if output.json() {
             // Standard output is the job's; the bill goes where the people's line goes.
             output.machine_note(&receipt);
@@ -293,6 +297,10 @@ impl Run<'_> {
         output.note(&format!("{}; {how}", bill(ended.fuel)));
         if ended.status == Status::OutOfFuel {
             output.note("give it more with --budget, such as --budget 500");
+        }
+        if let Some(file) = &mut self.receipt {
+            let text = serde_json::to_string_pretty(&receipt)? + "\n";
+            file.write_all(text.as_bytes()).context("write the receipt")?;
         }
         Ok(exit)
     }

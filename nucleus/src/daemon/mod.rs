@@ -10,6 +10,7 @@ mod supervisor;
 mod watch;
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::net::UnixListener;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
@@ -53,12 +54,14 @@ pub(crate) enum Event {
 /// Runs the nucleus of a home until it is told to stop.
 pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
     home.create()?;
-    let Some(_lock) = home.lock()? else {
+    let Some(mut lock) = home.lock()? else {
         anyhow::bail!(
             "a nucleus is running in {} already; stop it with `cell down`",
             home.root().display()
         );
     };
+    lock.set_len(0)?;
+    write!(lock, "{}", std::process::id())?;
     let (events, inbox) = mpsc::channel();
     stop_on_signals(events.clone())?;
     let bank = Bank::open(home)?;

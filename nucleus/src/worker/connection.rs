@@ -3,7 +3,7 @@
 //! It reads and writes only when the loop says that the socket may be ready, and never blocks.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, IoSlice, Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use mio::net::UnixStream;
 use super::call::{Begun, Call, Ended, Payload, refusal};
 use super::cells::{Cells, Entry};
 use super::purse::{Meter, Purse};
+use super::unsent::{Segment, write_reply};
 
 /// Bytes read from a socket at a time; also the size of each loop's read buffer.
 pub(super) const READ_BYTES: usize = 64 << 10;
@@ -93,11 +94,6 @@ enum Stage {
     Fill { begun: Box<Begun>, filled: usize },
     /// These many bytes are of no use: padding, or the payload of a refused call.
     Skip(usize),
-}
-
-enum Segment {
-    Bytes { bytes: Vec<u8>, sent: usize },
-    Reply { header: [u8; HEADER_BYTES], payload: Box<Payload>, sent: usize, queued: Instant },
 }
 
 impl Connection {
@@ -559,44 +555,8 @@ impl Connection {
     }
 }
 
-impl Segment {
-    /// Counts sent bytes; `true` when there are no more.
-    fn advance(&mut self, count: usize) -> bool {
-        match self {
-            Self::Bytes { bytes, sent } => {
-                *sent += count;
-                *sent >= bytes.len()
-            }
-            Self::Reply { payload, sent, .. } => {
-                *sent += count;
-                let payload = payload.bytes().len();
-                *sent >= HEADER_BYTES + payload + padding(payload)
-            }
-        }
-    }
-}
-
 /// Bytes of a frame: header, payload and padding.
 fn whole_bytes(header: &Header) -> usize {
     let payload = usize::try_from(header.payload_bytes).unwrap_or(usize::MAX);
     HEADER_BYTES.saturating_add(payload).saturating_add(header.padding())
-}
-
-/// Writes a header, a payload in the guest's memory and the padding in one system call.
-fn write_reply(
-    stream: &mut UnixStream,
-    header: &[u8],
-    payload: &[u8],
-    sent: usize,
-) -> io::Result<usize> {
-    let zeros = [0; 16];
-    let parts = [header, payload, zeros.get(..padding(payload.len())).unwrap_or_default()];
-    let mut skip = sent;
-    let mut slices = [IoSlice::new(&[]); 3];
-    for (slice, part) in slices.iter_mut().zip(parts) {
-        let from = skip.min(part.len());
-        skip -= from;
-        *slice = IoSlice::new(part.get(from..).unwrap_or_default());
-    }
-    stream.write_vectored(&slices)
 }

@@ -11,6 +11,7 @@ mod event_loop;
 mod log;
 mod purse;
 mod state;
+mod unsent;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
