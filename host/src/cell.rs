@@ -251,8 +251,8 @@ impl Cell {
         &*self.services
     }
 
-    pub(crate) const fn state(&self) -> Option<&CellState> {
-        Some(&self.state)
+    pub(crate) const fn state(&self) -> &CellState {
+        &self.state
     }
 
     pub(crate) const fn sandbox(&self) -> &Arc<Sandbox> {

@@ -317,7 +317,7 @@ fn state_key(caller: &mut Guests<'_>, key: u32, len: u32) -> wasmtime::Result<Ve
 async fn state<'a>(caller: &'a mut Guests<'_>) -> wasmtime::Result<&'a mut StateCall> {
     if caller.data().call.state.is_none() {
         let guest = caller.data();
-        let Some(state) = guest.cell.as_ref().and_then(|cell| cell.state().cloned()) else {
+        let Some(state) = guest.cell.as_ref().map(|cell| cell.state().clone()) else {
             return Err(Stop::HostFault.into());
         };
         if !guest.call.running {

@@ -1,7 +1,10 @@
 //! Key-value state: transactional per call, one call at a time, within its quota.
 
+use std::sync::Arc;
+
 use cell_abi::Status;
-use cell_host::CellOptions;
+use cell_host::state::Writes;
+use cell_host::{CellOptions, StateError, StateStore};
 
 use crate::support::{ECHO, SPIN, call, deploy, wat};
 
@@ -85,4 +88,37 @@ async fn a_runaway_gives_the_state_back() {
     let cell = deploy(&wat(KV, &handler), CellOptions::default());
     assert_eq!(call(&cell, b"", 5_000_000).await.0, Status::OutOfFuel);
     assert_eq!(call(&cell, b"x", 5_000_000).await.0, Status::Ok);
+}
+
+/// State whose disk is gone.
+#[derive(Debug)]
+struct Broken;
+
+impl StateStore for Broken {
+    fn value(&self, _key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        Err(StateError("no disk".into()))
+    }
+
+    fn commit(&self, _writes: &Writes) -> Result<(), StateError> {
+        Err(StateError("no disk".into()))
+    }
+
+    fn bytes(&self) -> Result<u64, StateError> {
+        Ok(0)
+    }
+}
+
+/// The host's own fault is told as such, and nobody pays for it: when reading, and when committing.
+#[tokio::test]
+async fn a_broken_store_costs_nothing() {
+    let set_only = format!(
+        "(drop (call $set (i32.const 0) (i32.const 1) (local.get $ptr) (i32.const 1))) {ECHO}"
+    );
+    for handler in [COUNT, &set_only] {
+        let mut options = CellOptions::default();
+        options.state = Arc::new(Broken);
+        let cell = deploy(&wat(KV, handler), options);
+        let (status, fuel, _) = call(&cell, b"a", 10_000_000).await;
+        assert_eq!((status, fuel), (Status::HostFault, 0));
+    }
 }
