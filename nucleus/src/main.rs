@@ -5,6 +5,7 @@
 mod bank;
 mod cli;
 mod compile;
+mod config;
 mod daemon;
 mod home;
 mod job_worker;

@@ -23,6 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bank::Bank;
 use crate::compile;
+use crate::config::Config;
 use crate::home::Home;
 use crate::link::FromWorker;
 use cells::{Cells, Prepared};
@@ -54,6 +55,7 @@ pub(crate) enum Event {
 /// Runs the nucleus of a home until it is told to stop.
 pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
     home.create()?;
+    let config = Config::read(home)?;
     let Some(mut lock) = home.lock()? else {
         anyhow::bail!(
             "a nucleus is running in {} already; stop it with `cell down`",
@@ -74,6 +76,7 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
         home: home.clone(),
         holds: Holds::new(bank),
         cells: Cells::new(home.clone(), preparer),
+        config,
         supervisor,
         waiting: Vec::new(),
     };
@@ -86,6 +89,7 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
 
 struct Nucleus {
     home: Home,
+    config: Config,
     holds: Holds,
     cells: Cells,
     supervisor: Supervisor,

@@ -1,0 +1,83 @@
+//! `nucleus.toml`: what the operator of a nucleus decides. Everything has a default.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use serde::Deserialize;
+
+use crate::home::{Home, read_file};
+
+/// Largest file, in bytes.
+const FILE_BYTES_MAX: u64 = 64 << 10;
+
+/// The file, checked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// Refuse to start where a wall around the worker is missing. Default: warn.
+    pub(crate) require_walls: bool,
+    /// What all guests together may take.
+    pub(crate) worker: Worker,
+}
+
+/// What one worker process may take.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Worker {
+    /// Linear memory and tables of all instances together, in MiB: 64 to 1,048,576. Default 4096.
+    ///
+    /// Not counted: compiled code, stacks and the host's own tables. A guest that would grow past it
+    /// gets -1 from `memory.grow`; a call that needs a new instance then is answered `Busy`.
+    pub(crate) memory_mb_max: u64,
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        Self { memory_mb_max: 4096 }
+    }
+}
+
+impl Config {
+    /// Reads the file of a home; without one everything is as by default.
+    pub(crate) fn read(home: &Home) -> anyhow::Result<Self> {
+        let path = home.root().join("nucleus.toml");
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        Self::read_file(&path).with_context(|| format!("in {}", path.display()))
+    }
+
+    fn read_file(path: &Path) -> anyhow::Result<Self> {
+        let text = String::from_utf8(read_file(path, FILE_BYTES_MAX)?).context("it is not text")?;
+        Self::parse(&text)
+    }
+
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        let config: Self = toml::from_str(text)?;
+        let memory = config.worker.memory_mb_max;
+        anyhow::ensure!(
+            (64..=1 << 20).contains(&memory),
+            "worker.memory_mb_max = {memory} must be between 64 and 1048576"
+        );
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files() {
+        assert_eq!(Config::parse("").unwrap(), Config::default());
+        assert!(Config::parse("require_walls = true").unwrap().require_walls);
+        for (text, expect) in [
+            ("require_wall = true", "require_wall"),
+            ("[worker]\nmemory_mb_max = 1", "between 64"),
+            ("[worker]\nmemory_gb_max = 1", "memory_gb_max"),
+        ] {
+            let error = format!("{:#}", Config::parse(text).unwrap_err());
+            assert!(error.contains(expect), "{error}");
+        }
+    }
+}
