@@ -62,7 +62,7 @@ pub(crate) fn measure(plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
     }
     if plan.wants(held) {
         let mut bare = fueled.start(&linked)?;
-        let mut lease = drive(kept.checkout())
+        let mut lease = drive(kept.checkout(0))
             .map_err(|(status, _)| anyhow!("take an instance: {}", status.describe()))?;
         let spec = spec();
         let (floor, ours) = (|| bare.call(), || call_on(&mut lease, &spec));
@@ -153,7 +153,7 @@ fn spec() -> CallSpec {
 
 /// One call as a worker makes it: takes an instance, uses it, gives it back.
 fn call(cell: &Arc<Cell>) -> Result<(), String> {
-    let mut lease = drive(cell.checkout()).map_err(|(status, _)| status.describe().to_owned())?;
+    let mut lease = drive(cell.checkout(0)).map_err(|(status, _)| status.describe().to_owned())?;
     call_on(&mut lease, &spec())
 }
 
@@ -163,7 +163,7 @@ fn call_on(lease: &mut Lease, spec: &CallSpec) -> Result<(), String> {
 
 /// A cell's reply, for kernels that take so long that a copy does not matter.
 fn reply(cell: &Arc<Cell>) -> Result<Vec<u8>, String> {
-    let mut lease = drive(cell.checkout()).map_err(|(status, _)| status.describe().to_owned())?;
+    let mut lease = drive(cell.checkout(0)).map_err(|(status, _)| status.describe().to_owned())?;
     with_reply(&mut lease, &spec(), |reply| Ok(reply.to_vec()))
 }
 

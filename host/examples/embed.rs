@@ -44,7 +44,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let spec = CallSpec::new(payer, Fuel(limit), deadline, StopHandle::new());
         let request = b"hello from a program of its own";
 
-        let mut lease = cell.checkout().await.map_err(|(status, _)| status.describe())?;
+        let mut lease = cell.checkout(0).await.map_err(|(status, _)| status.describe())?;
         let outcome = match lease.begin(spec, u32::try_from(request.len())?).await {
             Ok(()) => {
                 lease.request_mut().copy_from_slice(request);

@@ -5,7 +5,7 @@
 //! verify is treated as absent and compiled again.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -29,23 +29,26 @@ impl ArtefactCache {
         Ok(Self { directory, key })
     }
 
-    /// The file of this module's artefact, if there is one that this machine made.
-    pub fn find(&self, hash: CellHash) -> Option<PathBuf> {
+    /// This module's artefact, open, if there is one that this machine made.
+    ///
+    /// The bytes that were verified are the bytes of this open file, whatever takes its name later.
+    pub fn find(&self, hash: CellHash) -> Option<File> {
         let path = self.path(hash);
-        let artefact = fs::read(&path).ok()?;
+        let mut file = File::open(&path).ok()?;
+        let mut artefact = Vec::new();
+        file.read_to_end(&mut artefact).ok()?;
         let mac = fs::read(mac_path(&path)).ok()?;
         let expected = self.mac(&path, &artefact);
         // blake3's comparison takes the same time wherever the bytes differ.
-        (blake3::Hash::from_slice(&mac).ok()? == expected).then_some(path)
+        (blake3::Hash::from_slice(&mac).ok()? == expected).then_some(file)
     }
 
-    /// Keeps an artefact and returns its file.
-    pub fn store(&self, hash: CellHash, artefact: &[u8]) -> io::Result<PathBuf> {
+    /// Keeps an artefact.
+    pub fn store(&self, hash: CellHash, artefact: &[u8]) -> io::Result<()> {
         let path = self.path(hash);
         let mac = self.mac(&path, artefact);
         replace(&path, artefact)?;
-        replace(&mac_path(&path), mac.as_bytes())?;
-        Ok(path)
+        replace(&mac_path(&path), mac.as_bytes())
     }
 
     /// The name says what the artefact depends on besides its module.

@@ -5,17 +5,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cell_abi::{CellHash, CellName, Interface, Status};
-use tokio::sync::Semaphore;
 use wasmtime::InstancePre;
 
 use crate::engine::{Module, Sandbox};
 use crate::error::LoadError;
 use crate::gate::ModuleKind;
 use crate::guest::Guest;
+use crate::health::Health;
 use crate::instance::{Instance, Lease};
-use crate::limits::{CALLS_WAITING_MAX, Limits, REST_MAX, REST_MIN, STARTS_BEFORE_REST};
+use crate::limits::{CRASHES_BEFORE_REST, Limits, STARTS_BEFORE_REST};
 use crate::services::{LogLevel, Services};
 use crate::state::{CellState, MemoryState, StateStore};
+use crate::turns::Turns;
 
 /// What an instance remembers from call to call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -76,10 +77,11 @@ pub struct Cell {
     )]
     idle: Mutex<Vec<Box<Instance>>>,
     /// One permit for each instance that may exist.
-    permits: Arc<Semaphore>,
-    waiting: AtomicUsize,
+    turns: Arc<Turns>,
     live: AtomicUsize,
-    starts: Mutex<Starts>,
+    /// How its starts went, and how its calls.
+    starts: Health,
+    calls: Health,
     /// No instance is kept any more: the cell was removed or replaced.
     retired: AtomicBool,
 }
@@ -122,27 +124,26 @@ impl Cell {
             services,
             linked,
             idle: Mutex::default(),
-            permits: Arc::new(Semaphore::new(options.replicas_max.max(1))),
-            waiting: AtomicUsize::new(0),
+            turns: Turns::new(options.replicas_max),
             live: AtomicUsize::new(0),
-            starts: Mutex::default(),
+            starts: Health::new(STARTS_BEFORE_REST),
+            calls: Health::new(CRASHES_BEFORE_REST),
             retired: AtomicBool::new(false),
             options,
         }))
     }
 
-    /// Takes an idle instance, starts one, or waits for one, in this order.
+    /// Takes an idle instance, starts one, or waits for one, in this order. Callers with different
+    /// numbers take turns.
     ///
-    /// Refused: `Busy` when too many wait already or no slot is free, `Trapped` when the cell does
-    /// not start, `BackingOff` when it has not started several times and rests; with what the status alone does not say.
-    pub async fn checkout(self: &Arc<Self>) -> Result<Lease, (Status, Vec<u8>)> {
-        let refuse = |status: Status| (status, Vec::new());
-        let permit = if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
-            permit
-        } else {
-            let _waiting = Waiting::enter(&self.waiting).ok_or_else(|| refuse(Status::Busy))?;
-            Arc::clone(&self.permits).acquire_owned().await.map_err(|_| refuse(Status::Gone))?
-        };
+    /// Refused: `Busy` when too many wait already or neither slot nor memory is free, `Trapped` when
+    /// the cell does not start, `BackingOff` when it keeps failing and rests; with what the status
+    /// alone does not say.
+    pub async fn checkout(self: &Arc<Self>, caller: u64) -> Result<Lease, (Status, Vec<u8>)> {
+        if let Some(reason) = self.resting() {
+            return Err((Status::BackingOff, reason.into_bytes()));
+        }
+        let permit = self.turns.acquire(caller).await.ok_or((Status::Busy, Vec::new()))?;
         let idle = self.idle_instances().pop();
         let instance = match idle {
             Some(instance) => instance,
@@ -187,14 +188,22 @@ impl Cell {
         self.live.load(Relaxed) + self.idle_instances().len()
     }
 
-    /// Whether every instance the cell may have is serving.
-    pub fn is_full(&self) -> bool {
-        self.permits.available_permits() == 0
+    /// Whether every instance that this caller may have is serving.
+    pub(crate) fn is_full(&self, caller: u64) -> bool {
+        self.turns.is_full(caller)
+    }
+
+    /// Why the cell's calls are refused for now, if it keeps failing.
+    pub fn resting(&self) -> Option<String> {
+        let resting = |(reason, left): (String, Duration)| {
+            format!("it rests for {:.1} s more: it {reason}", left.as_secs_f32())
+        };
+        self.calls.resting().or_else(|| self.starts.resting()).map(resting)
     }
 
     /// Calls that wait for an instance.
     pub fn waiting(&self) -> usize {
-        self.waiting.load(Relaxed)
+        self.turns.waiting()
     }
 
     /// The cell's name.
@@ -217,30 +226,35 @@ impl Cell {
         &self.options
     }
 
-    /// Starts an instance, unless the last ones failed to start and the cell rests.
     async fn start(self: &Arc<Self>) -> Result<Box<Instance>, (Status, Vec<u8>)> {
-        if let Some(reason) = self.starts().resting() {
-            return Err((Status::BackingOff, reason));
-        }
-        let started = Instance::start(self).await;
-        match started {
+        match Instance::start(self).await {
             Ok(instance) => {
-                *self.starts() = Starts::default();
+                self.starts.succeeded();
                 Ok(instance)
             }
-            Err(LoadError::NoSlot) => {
-                Err((Status::Busy, LoadError::NoSlot.to_string().into_bytes()))
+            Err(error @ (LoadError::NoSlot | LoadError::NoMemory)) => {
+                Err((Status::Busy, error.to_string().into_bytes()))
             }
             Err(error) => {
-                let message = error.to_string().into_bytes();
-                self.starts().failed(&message);
-                Err((Status::Trapped, message))
+                let message = error.to_string();
+                self.starts.failed(&message);
+                Err((Status::Trapped, message.into_bytes()))
             }
         }
     }
 
-    fn starts(&self) -> std::sync::MutexGuard<'_, Starts> {
-        self.starts.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Counts how a call ended, so that a cell that only crashes is let rest.
+    pub(crate) fn count_end(&self, status: Status, message: &[u8]) {
+        match status {
+            Status::Ok | Status::Rejected | Status::BadRequest => self.calls.succeeded(),
+            Status::Trapped | Status::Exited | Status::OverLimit | Status::BadReply => {
+                let message = String::from_utf8_lossy(message);
+                let colon = if message.is_empty() { "" } else { ": " };
+                self.calls.failed(&format!("{}{colon}{message}", status.describe()));
+            }
+            // Set by the caller, or no fault of the cell's.
+            _ => {}
+        }
     }
 
     pub(crate) fn log(&self, level: LogLevel, line: &[u8]) {
@@ -278,49 +292,5 @@ impl Cell {
     #[expect(clippy::vec_box, reason = "see the field")]
     fn idle_instances(&self) -> std::sync::MutexGuard<'_, Vec<Box<Instance>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// How the last starts of a cell went.
-#[derive(Debug, Default)]
-struct Starts {
-    /// Failed in a row.
-    failed: u32,
-    rests_until: Option<Instant>,
-    reason: Vec<u8>,
-}
-
-impl Starts {
-    /// Why no start is tried now, if the cell rests.
-    fn resting(&self) -> Option<Vec<u8>> {
-        let rests = self.rests_until.is_some_and(|until| Instant::now() < until);
-        rests.then(|| self.reason.clone())
-    }
-
-    /// From the third failure on the cell rests, each time twice as long.
-    fn failed(&mut self, reason: &[u8]) {
-        self.failed = self.failed.saturating_add(1);
-        if let Some(doublings) = self.failed.checked_sub(STARTS_BEFORE_REST) {
-            let rest = REST_MIN.saturating_mul(1 << doublings.min(16)).min(REST_MAX);
-            self.rests_until = Some(Instant::now() + rest);
-            self.reason = reason.to_vec();
-        }
-    }
-}
-
-/// Counts one waiting call for as long as it lives.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn enter(waiting: &'a AtomicUsize) -> Option<Self> {
-        let entered = waiting.fetch_add(1, Relaxed) < CALLS_WAITING_MAX;
-        let this = Self(waiting);
-        entered.then_some(this)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
     }
 }

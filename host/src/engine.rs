@@ -1,14 +1,16 @@
 //! The one Wasmtime engine of a process, configured for code that nobody trusts.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::sync::Arc;
 
 use cell_abi::{CellHash, EngineId};
 use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, Linker, PoolingAllocationConfig, Strategy,
 };
 
+use crate::budget::Budget;
 use crate::error::{CompileError, LoadError};
 use crate::gate::{ModuleInfo, ModuleKind};
 use crate::guest::Guest;
@@ -37,6 +39,7 @@ pub enum Allocation {
 /// The engine with everything a guest may import.
 pub struct Sandbox {
     engine: Engine,
+    budget: Arc<Budget>,
     cell_linker: Linker<Guest>,
     job_linker: Linker<Guest>,
 }
@@ -86,31 +89,51 @@ impl Sandbox {
         wasi::add_to_linker(&mut cell_linker)
             .and_then(|()| host_calls::add_to_linker(&mut cell_linker))
             .map_err(|e| LoadError::Link(format!("{e:#}")))?;
-        Ok(Self { engine, cell_linker, job_linker })
+        Ok(Self { engine, budget: Arc::default(), cell_linker, job_linker })
     }
 
-    /// Compiles a module to an artefact for this machine. Takes as long as the module wants: run it
-    /// where that does no harm, and only on bytes that passed the gate.
-    pub fn compile(&self, wasm: &[u8]) -> Result<Vec<u8>, CompileError> {
-        self.engine.precompile_module(wasm).map_err(|e| CompileError::Refused(format!("{e:#}")))
+    /// Sets what all guests of this sandbox together may have: linear memory and tables, in bytes.
+    /// Default: no limit.
+    ///
+    /// A guest that would grow past it gets -1; a cell that needs a new instance then is `Busy`. Not
+    /// counted: compiled code, stacks and the host's own tables.
+    pub fn set_memory_bytes_max(&self, bytes: u64) {
+        self.budget.set_max(bytes);
+    }
+
+    /// Linear memory and tables of all guests that exist, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.budget.used()
+    }
+
+    /// Compiles a module of this kind to an artefact for this machine, and sees that it can be
+    /// linked. Takes as long as the module wants: run it where that does no harm, and only on bytes
+    /// that passed the gate.
+    pub fn compile(&self, wasm: &[u8], kind: ModuleKind) -> Result<Vec<u8>, CompileError> {
+        let refused = |e: wasmtime::Error| CompileError::Refused(format!("{e:#}"));
+        let module = wasmtime::Module::new(&self.engine, wasm).map_err(refused)?;
+        self.linker(kind).instantiate_pre(&module).map_err(refused)?;
+        check_exports(&module, kind)?;
+        module.serialize().map_err(refused)
     }
 
     /// Loads an artefact that this machine compiled.
     ///
-    /// The file is native code and is trusted: it must come from [`compile`](Self::compile) and
-    /// must have been kept where nobody else can write; [`ArtefactCache`](crate::ArtefactCache) does both.
+    /// The file is native code and is trusted: it must come from [`compile`](Self::compile), must
+    /// have been kept where nobody else can write, and must not be changed while it is mapped;
+    /// [`ArtefactCache`](crate::ArtefactCache) does all of this.
     #[allow(
         unsafe_code,
         reason = "deserialising native code is unsafe by contract; there is no safe way"
     )]
     pub fn load(
         &self,
-        artefact: &Path,
+        artefact: File,
         info: ModuleInfo,
         hash: CellHash,
     ) -> Result<Module, LoadError> {
         // SAFETY: the caller vouches that the file is an artefact of `compile`, unchanged since.
-        let compiled = unsafe { wasmtime::Module::deserialize_file(&self.engine, artefact) }
+        let compiled = unsafe { wasmtime::Module::deserialize_open_file(&self.engine, artefact) }
             .map_err(|e| LoadError::Artefact(format!("{e:#}")))?;
         Ok(Module { compiled, info, hash })
     }
@@ -134,6 +157,10 @@ impl Sandbox {
         EngineId::from_bytes(*blake3::hash(text.as_bytes()).as_bytes())
     }
 
+    pub(crate) const fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
     pub(crate) const fn engine(&self) -> &Engine {
         &self.engine
     }
@@ -144,6 +171,34 @@ impl Sandbox {
             ModuleKind::Command => &self.job_linker,
         }
     }
+}
+
+/// What a module must export, and as what; the gate has seen the names only.
+fn check_exports(module: &wasmtime::Module, kind: ModuleKind) -> Result<(), CompileError> {
+    let required: &[(&str, &str, &str)] = match kind {
+        ModuleKind::Cell => &[
+            ("cell_mailbox", "i32", "i32"),
+            ("cell_receive", "i32 i32 i32", "i64"),
+            ("cell_receive_json", "i32 i32 i32", "i64"),
+            ("_initialize", "", ""),
+        ],
+        ModuleKind::Command => &[("_start", "", "")],
+    };
+    let words = |types: &mut dyn Iterator<Item = wasmtime::ValType>| {
+        types.map(|ty| ty.to_string()).collect::<Vec<_>>().join(" ")
+    };
+    for (name, params, results) in required {
+        let Some(export) = module.get_export(name) else { continue };
+        let fits = export.func().is_some_and(|ty| {
+            words(&mut ty.params()) == *params && words(&mut ty.results()) == *results
+        });
+        if !fits {
+            return Err(CompileError::Refused(format!(
+                "the export `{name}` must be a function ({params}) -> ({results})"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn config(allocation: Allocation) -> Config {

@@ -55,6 +55,9 @@ pub enum LoadError {
     /// All instances the engine may have are in use.
     #[error("every instance slot of this worker is in use")]
     NoSlot,
+    /// All guests of the engine together have the memory they may have.
+    #[error("the memory that all cells of this worker may have is in use")]
+    NoMemory,
 }
 
 /// How a guest's end is told to its caller: a status and a message.

@@ -8,6 +8,7 @@ use wasmtime::ResourceLimiter;
 use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::p1::WasiP1Ctx;
 
+use crate::budget::{Budget, Part};
 use crate::cell::Cell;
 use crate::error::Stop;
 use crate::instance::{CallSpec, Share};
@@ -18,6 +19,8 @@ use crate::state::StateCall;
 use crate::stdio::LogStream;
 
 const PAGE_BYTES: usize = 64 << 10;
+/// What one element of a table takes of the host.
+const TABLE_ELEMENT_BYTES: usize = 8;
 
 pub(crate) struct Guest {
     pub(crate) gauge: Arc<Gauge>,
@@ -25,6 +28,7 @@ pub(crate) struct Guest {
     pub(crate) cell: Option<Arc<Cell>>,
     pub(crate) call: CallState,
     wasi: Option<Box<WasiP1Ctx>>,
+    part: Part,
     memory_bytes: usize,
     memory_bytes_peak: usize,
     table_elements: usize,
@@ -37,21 +41,23 @@ impl Guest {
     /// A guest that answers calls; its WASI context is made when it first asks for it.
     pub(crate) fn of_cell(cell: Arc<Cell>) -> Self {
         let limits = cell.options().limits;
-        Self { cell: Some(cell), ..Self::new(limits, None) }
+        let budget = Arc::clone(cell.sandbox().budget());
+        Self { cell: Some(cell), ..Self::new(limits, budget, None) }
     }
 
     /// A guest that runs once with this WASI context.
-    pub(crate) fn of_job(limits: Limits, wasi: WasiP1Ctx) -> Self {
-        Self::new(limits, Some(Box::new(wasi)))
+    pub(crate) fn of_job(limits: Limits, budget: Arc<Budget>, wasi: WasiP1Ctx) -> Self {
+        Self::new(limits, budget, Some(Box::new(wasi)))
     }
 
-    fn new(limits: Limits, wasi: Option<Box<WasiP1Ctx>>) -> Self {
+    fn new(limits: Limits, budget: Arc<Budget>, wasi: Option<Box<WasiP1Ctx>>) -> Self {
         Self {
             gauge: Arc::default(),
             limits,
             cell: None,
             call: CallState::idle(),
             wasi,
+            part: Part::new(budget),
             memory_bytes: 0,
             memory_bytes_peak: 0,
             table_elements: 0,
@@ -69,6 +75,11 @@ impl Guest {
     /// Largest size the memory ever had.
     pub(crate) const fn memory_bytes_peak(&self) -> usize {
         self.memory_bytes_peak
+    }
+
+    /// Whether all guests together had too little memory left for this one.
+    pub(crate) const fn memory_was_refused(&self) -> bool {
+        self.part.was_refused()
     }
 
     fn count_grow(&mut self) -> bool {
@@ -100,14 +111,13 @@ impl ResourceLimiter for Guest {
         if total > self.limits.memory_bytes_max {
             return Ok(false);
         }
-        if self.started {
-            let pages = (desired - current).div_ceil(PAGE_BYTES) as u64;
-            if !self.count_grow() {
-                return Ok(false);
-            }
-            if !self.gauge.owe(pages.saturating_mul(price::MEMORY_PAGE)) {
-                return Err(Stop::OutOfFuel.into());
-            }
+        let more = desired.saturating_sub(current);
+        if (self.started && !self.count_grow()) || !self.part.take(more) {
+            return Ok(false);
+        }
+        let pages = more.div_ceil(PAGE_BYTES) as u64;
+        if self.started && !self.gauge.owe(pages.saturating_mul(price::MEMORY_PAGE)) {
+            return Err(Stop::OutOfFuel.into());
         }
         self.memory_bytes = total;
         self.memory_bytes_peak = self.memory_bytes_peak.max(total);
@@ -124,14 +134,13 @@ impl ResourceLimiter for Guest {
         if total > self.limits.table_elements_max {
             return Ok(false);
         }
-        if self.started {
-            let elements = (desired - current) as u64;
-            if !self.count_grow() {
-                return Ok(false);
-            }
-            if !self.gauge.owe(elements.saturating_mul(price::TABLE_ELEMENT)) {
-                return Err(Stop::OutOfFuel.into());
-            }
+        let more = desired.saturating_sub(current);
+        let bytes = more.saturating_mul(TABLE_ELEMENT_BYTES);
+        if (self.started && !self.count_grow()) || !self.part.take(bytes) {
+            return Ok(false);
+        }
+        if self.started && !self.gauge.owe((more as u64).saturating_mul(price::TABLE_ELEMENT)) {
+            return Err(Stop::OutOfFuel.into());
         }
         self.table_elements = total;
         Ok(true)
@@ -150,6 +159,7 @@ pub(crate) struct Link {
 /// The call that runs, and what it has gathered.
 pub(crate) struct CallState {
     pub(crate) payer: AccountId,
+    pub(crate) caller: u64,
     pub(crate) started: SystemTime,
     pub(crate) deadline: Instant,
     pub(crate) depth: u32,
@@ -169,6 +179,7 @@ impl CallState {
     pub(crate) fn idle() -> Self {
         Self {
             payer: AccountId::from_bytes([0; 32]),
+            caller: 0,
             started: SystemTime::UNIX_EPOCH,
             deadline: Instant::now(),
             depth: 0,
@@ -185,6 +196,7 @@ impl CallState {
     /// Becomes the state of a call that starts.
     pub(crate) fn begin(&mut self, spec: CallSpec) {
         self.payer = spec.payer;
+        self.caller = spec.caller;
         self.started = SystemTime::now();
         self.deadline = spec.deadline;
         self.depth = spec.depth;

@@ -172,10 +172,14 @@ impl Target {
         else {
             return refuse(Status::UnknownCell);
         };
-        let cell = match from.services().resolve(&name) {
-            Ok(cell) => cell,
-            Err(status) => return refuse(status),
+        let gauge = Arc::clone(&guest.gauge);
+        let resolved = wait(&gauge, timeout(NESTED_WAIT_MAX, from.services().resolve(&name))).await;
+        let cell = match resolved {
+            Ok(Ok(cell)) => cell,
+            Ok(Err(status)) => return refuse(status),
+            Err(_) => return refuse(Status::Busy),
         };
+        let guest = caller.data();
         let receptor = std::str::from_utf8(&self.receptor).unwrap_or_default();
         let Some((number, interface)) = cell.interface().find(receptor) else {
             return refuse(Status::UnknownReceptor);
@@ -185,20 +189,21 @@ impl Target {
         }
         let holds_state = guest.call.state.is_some();
         let chain = Arc::new(Link { cell: from, holds_state, caller: guest.call.chain.clone() });
-        if cannot_return_to(&chain, &cell) {
+        let by = guest.call.caller;
+        if cannot_return_to(&chain, &cell, by) {
             return refuse(Status::TooDeep);
         }
         let left = caller.get_fuel()?.saturating_sub(1);
         let spec = CallSpec {
             payer: caller.data().call.payer,
+            caller: by,
             fuel: Fuel(self.fuel.min(left)),
             deadline: caller.data().call.deadline,
             depth: caller.data().call.depth + 1,
             stop: caller.data().call.stop.clone(),
             chain: Some(chain),
         };
-        let gauge = Arc::clone(&caller.data().gauge);
-        let lease = match wait(&gauge, timeout(NESTED_WAIT_MAX, cell.checkout())).await {
+        let lease = match wait(&gauge, timeout(NESTED_WAIT_MAX, cell.checkout(by))).await {
             Ok(Ok(lease)) => lease,
             Ok(Err((status, _))) => return refuse(status),
             Err(_) => return refuse(Status::Busy),
@@ -243,10 +248,10 @@ impl Target {
 
 /// Whether a call further up the chain keeps what this callee would wait for: its cell's state, or
 /// its last instance.
-fn cannot_return_to(chain: &Arc<Link>, callee: &Arc<crate::Cell>) -> bool {
+fn cannot_return_to(chain: &Arc<Link>, callee: &Arc<crate::Cell>, caller: u64) -> bool {
     let mut link = Some(chain);
     while let Some(at) = link {
-        if at.cell.name() == callee.name() && (at.holds_state || callee.is_full()) {
+        if at.cell.name() == callee.name() && (at.holds_state || callee.is_full(caller)) {
             return true;
         }
         link = at.caller.as_ref();

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cell_abi::{AccountId, Fuel, Reject, Status};
-use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::{AsContextMut as _, Memory, Store, TypedFunc};
 
 use crate::cell::{Cell, Isolation};
@@ -14,6 +13,7 @@ use crate::guest::{Guest, Link};
 use crate::limits::{SLICE_FUEL, START_FUEL_MAX};
 use crate::meter::{Metered, StopHandle};
 use crate::price::{BYTE, CALL};
+use crate::turns::Permit;
 
 /// What `cell_receive` returns for a request that is not a valid input.
 const BAD_REQUEST: u64 = u64::MAX;
@@ -23,6 +23,9 @@ const BAD_REQUEST: u64 = u64::MAX;
 pub struct CallSpec {
     /// The account that pays.
     pub payer: AccountId,
+    /// Tells callers apart, so that they take turns: the same number as at
+    /// [`checkout`](Cell::checkout).
+    pub caller: u64,
     /// The most the call may burn, callees included.
     pub fuel: Fuel,
     /// When the host program will time the call out; told to the guest.
@@ -36,7 +39,7 @@ pub struct CallSpec {
 impl CallSpec {
     /// A call from outside.
     pub const fn new(payer: AccountId, fuel: Fuel, deadline: Instant, stop: StopHandle) -> Self {
-        Self { payer, fuel, deadline, stop, depth: 0, chain: None }
+        Self { payer, caller: 0, fuel, deadline, stop, depth: 0, chain: None }
     }
 }
 
@@ -91,7 +94,7 @@ pub struct Lease {
     /// The last call ended in a way that leaves the instance as if it had not happened.
     clean: bool,
     // Released after the instance went back, so that who waits for it finds it.
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 impl std::fmt::Debug for Lease {
@@ -101,11 +104,7 @@ impl std::fmt::Debug for Lease {
 }
 
 impl Lease {
-    pub(crate) const fn new(
-        cell: Arc<Cell>,
-        instance: Box<Instance>,
-        permit: OwnedSemaphorePermit,
-    ) -> Self {
+    pub(crate) const fn new(cell: Arc<Cell>, instance: Box<Instance>, permit: Permit) -> Self {
         Self {
             cell,
             instance: Some(instance),
@@ -259,6 +258,7 @@ impl Lease {
                 reply: (0, 0),
             };
         }
+        self.cell.count_end(status, &message);
         self.clean = matches!(status, Status::Ok | Status::Rejected | Status::BadRequest) && !grown;
         Outcome { status, fuel: Fuel(burned), callees, message, reply: (0, 0) }
     }
@@ -321,7 +321,9 @@ impl Instance {
             }
         };
         arm(&mut store, START_FUEL_MAX).map_err(started)?;
-        let instance = cell.linked().instantiate_async(&mut store).await.map_err(started)?;
+        let instance = cell.linked().instantiate_async(&mut store).await.map_err(|error| {
+            if store.data().memory_was_refused() { LoadError::NoMemory } else { started(error) }
+        })?;
         store.data_mut().started = true;
         let missing = |name, expected| LoadError::MissingExport { name, expected };
         let memory = instance

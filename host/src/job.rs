@@ -103,7 +103,10 @@ impl Job {
             .linker(ModuleKind::Command)
             .instantiate_pre(&module.compiled)
             .map_err(|e| LoadError::Link(format!("{e:#}")))?;
-        let mut store = Store::new(sandbox.engine(), Guest::of_job(self.limits, self.wasi()?));
+        let mut store = Store::new(
+            sandbox.engine(),
+            Guest::of_job(self.limits, Arc::clone(sandbox.budget()), self.wasi()?),
+        );
         store.limiter(|guest| guest);
         let started = |e: wasmtime::Error| LoadError::Start(format!("{e:#}"));
         arm(&mut store, START_FUEL_MAX).map_err(started)?;

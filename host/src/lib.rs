@@ -23,10 +23,13 @@ pub mod services;
 pub mod state;
 pub mod stdio;
 
+mod budget;
 mod guest;
+mod health;
 mod host_calls;
 mod instance;
 mod meter;
+mod turns;
 mod wasi;
 
 pub use artefact::ArtefactCache;
@@ -38,5 +41,5 @@ pub use instance::{CallSpec, Lease, Outcome, Share};
 pub use job::{Directory, Job, JobEnd, JobOutcome};
 pub use limits::Limits;
 pub use meter::StopHandle;
-pub use services::{LogLevel, NoServices, Services};
+pub use services::{LogLevel, NoServices, Resolving, Services};
 pub use state::{MemoryState, StateError, StateStore};

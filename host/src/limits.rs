@@ -23,8 +23,16 @@ pub const NESTED_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Calls that may wait for an instance of one cell; one more answers `Busy`.
 pub const CALLS_WAITING_MAX: usize = 4096;
 
+/// Of this many instances that a cell may have, one is kept from any single caller, so that another
+/// caller's call starts at once. A cell with fewer gives them all to whoever comes first; those who
+/// wait take turns.
+pub const REPLICAS_PER_RESERVED: usize = 8;
+
 /// Starts of a cell that may fail in a row before it rests: until then each caller tries again.
 pub const STARTS_BEFORE_REST: u32 = 3;
+/// Calls of a cell that may crash in a row (trap, exit, pass a limit, answer with nonsense) before it
+/// rests. Running out of fuel or time is no crash: the caller sets those limits.
+pub const CRASHES_BEFORE_REST: u32 = 10;
 /// The first rest; each further failure doubles it. Calls meanwhile answer `BackingOff`.
 pub const REST_MIN: Duration = Duration::from_millis(100);
 /// The longest rest.
@@ -38,6 +46,10 @@ pub const STATE_KEY_BYTES_MAX: u32 = 1024;
 
 /// Longest value of a cell's state, in bytes; a longer one traps.
 pub const STATE_VALUE_BYTES_MAX: u32 = 1 << 20;
+
+/// Keys and values that one call may write, in bytes, overwritten ones included; a write past it is
+/// refused with 1 to the guest, as one past the quota is.
+pub const STATE_WRITTEN_BYTES_MAX: u64 = 64 << 20;
 
 /// Most times one instance may grow its memory or table; one more fails as the full memory does.
 pub const GROWS_MAX: u32 = 10_000;

@@ -1,6 +1,8 @@
 //! What the host program does for guests: finding other cells and keeping logs.
 
 use std::fmt::Debug;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use cell_abi::{CellName, Status};
@@ -33,12 +35,15 @@ impl LogLevel {
     }
 }
 
+/// A cell that is looked for: it may have to be loaded first.
+pub type Resolving<'a> = Pin<Box<dyn Future<Output = Result<Arc<Cell>, Status>> + Send + 'a>>;
+
 /// Implemented by the program that embeds the sandbox.
 ///
 /// Both methods are called from within guests' host calls: they must not block.
 pub trait Services: Debug + Send + Sync + 'static {
     /// The cell with this name, or the status its caller gets.
-    fn resolve(&self, name: &CellName) -> Result<Arc<Cell>, Status>;
+    fn resolve<'a>(&'a self, name: &'a CellName) -> Resolving<'a>;
 
     /// Takes one line of a cell's log: at most `LOG_LINE_BYTES_MAX` bytes, unescaped, no newline.
     fn log(&self, cell: &CellName, level: LogLevel, line: &[u8]);
@@ -49,8 +54,8 @@ pub trait Services: Debug + Send + Sync + 'static {
 pub struct NoServices;
 
 impl Services for NoServices {
-    fn resolve(&self, _name: &CellName) -> Result<Arc<Cell>, Status> {
-        Err(Status::UnknownCell)
+    fn resolve<'a>(&'a self, _name: &'a CellName) -> Resolving<'a> {
+        Box::pin(std::future::ready(Err(Status::UnknownCell)))
     }
 
     fn log(&self, _cell: &CellName, _level: LogLevel, _line: &[u8]) {}

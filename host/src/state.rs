@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::OwnedMutexGuard;
+
+use crate::limits::STATE_WRITTEN_BYTES_MAX;
 
 /// A failure of the store that keeps the state; the caller gets `HostFault` and pays nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,16 +17,23 @@ pub struct StateError(pub String);
 /// What one call wrote: a value, or `None` for a deletion.
 pub type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
+/// How long a call waits before it asks again for a state that another program uses.
+const ASK_AGAIN: Duration = Duration::from_millis(1);
+
 /// Keeps the committed state of one cell. The host calls it from one call at a time.
 pub trait StateStore: Debug + Send + Sync + 'static {
+    /// Takes the state for one call: bytes of all keys and values, or `None` while another program
+    /// that shares the store has it.
+    fn begin(&self) -> Result<Option<u64>, StateError>;
+
     /// The value of a key.
     fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError>;
 
     /// Writes everything one call changed, all or nothing.
     fn commit(&self, writes: &Writes) -> Result<(), StateError>;
 
-    /// Bytes of all keys and values.
-    fn bytes(&self) -> Result<u64, StateError>;
+    /// Lets others have the state; follows every `begin` that took it.
+    fn end(&self);
 }
 
 /// State that lives as long as the program.
@@ -31,6 +41,11 @@ pub trait StateStore: Debug + Send + Sync + 'static {
 pub struct MemoryState(Mutex<HashMap<Vec<u8>, Vec<u8>>>);
 
 impl StateStore for MemoryState {
+    fn begin(&self) -> Result<Option<u64>, StateError> {
+        let values = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Some(values.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum()))
+    }
+
     fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
         Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned())
     }
@@ -46,10 +61,7 @@ impl StateStore for MemoryState {
         Ok(())
     }
 
-    fn bytes(&self) -> Result<u64, StateError> {
-        let values = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(values.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum())
-    }
+    fn end(&self) {}
 }
 
 /// A cell's state with the lock that calls take turns on.
@@ -67,6 +79,8 @@ pub(crate) struct StateCall {
     writes: Writes,
     bytes: u64,
     bytes_max: u64,
+    /// Bytes that this call wrote so far.
+    written: u64,
     /// The value that the last read found, until the guest fetches it.
     pub(crate) found: Vec<u8>,
     _turn: OwnedMutexGuard<()>,
@@ -76,12 +90,18 @@ impl StateCall {
     /// Waits for the cell's state and takes it until the call ends.
     pub(crate) async fn begin(state: CellState) -> Result<Self, StateError> {
         let turn = state.turn.lock_owned().await;
-        let bytes = state.store.bytes()?;
+        let bytes = loop {
+            match state.store.begin()? {
+                Some(bytes) => break bytes,
+                None => tokio::time::sleep(ASK_AGAIN).await,
+            }
+        };
         Ok(Self {
             store: state.store,
             writes: Writes::new(),
             bytes,
             bytes_max: state.bytes_max,
+            written: 0,
             found: Vec::new(),
             _turn: turn,
         })
@@ -97,10 +117,17 @@ impl StateCall {
     /// Sets a value; `false` if the state would grow past its quota.
     pub(crate) fn set(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<bool, StateError> {
         let before = self.value(&key)?.map_or(0, |old| (key.len() + old.len()) as u64);
-        let bytes = self.bytes.saturating_sub(before) + (key.len() + value.len()) as u64;
+        let written = (key.len() + value.len()) as u64;
+        let bytes = self.bytes.saturating_sub(before) + written;
         if bytes > self.bytes_max && bytes > self.bytes {
             return Ok(false);
         }
+        // Overwritten values count as well: what matters is that the call's writes fit in memory.
+        let written = self.written.saturating_add(written);
+        if written > STATE_WRITTEN_BYTES_MAX {
+            return Ok(false);
+        }
+        self.written = written;
         self.bytes = bytes;
         self.writes.insert(key, Some(value));
         Ok(true)
@@ -123,5 +150,11 @@ impl StateCall {
 
     pub(crate) fn commit(self) -> Result<(), StateError> {
         if self.writes.is_empty() { Ok(()) } else { self.store.commit(&self.writes) }
+    }
+}
+
+impl Drop for StateCall {
+    fn drop(&mut self) {
+        self.store.end();
     }
 }

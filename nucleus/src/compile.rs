@@ -1,7 +1,6 @@
 //! Compiling: in a process of its own, which the module may exhaust without harm to anyone.
 
 use std::io::{Read as _, Write as _};
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +11,7 @@ use cell_host::{Allocation, ArtefactCache, GateError, ModuleInfo, Sandbox, gate}
 
 use crate::cli::{Exit, Failure};
 use crate::home::Home;
+use crate::walls;
 
 /// Processor time a compilation may take, in seconds.
 const CPU_S_MAX: u64 = 60;
@@ -27,7 +27,6 @@ const ARTEFACT_BYTES_MAX: u64 = 512 << 20;
 pub(crate) struct Compiled {
     pub(crate) hash: CellHash,
     pub(crate) info: ModuleInfo,
-    pub(crate) artefact: PathBuf,
 }
 
 /// The cache of this home.
@@ -42,11 +41,10 @@ pub(crate) fn compile(cache: &ArtefactCache, wasm: &[u8]) -> anyhow::Result<Comp
         Failure::new(Exit::Refused, format!("refused by the gate: {error}"))
     })?;
     let hash = CellHash::of(wasm);
-    let artefact = match cache.find(hash) {
-        Some(artefact) => artefact,
-        None => cache.store(hash, &compile_elsewhere(wasm)?).context("keep the artefact")?,
-    };
-    Ok(Compiled { hash, info, artefact })
+    if cache.find(hash).is_none() {
+        cache.store(hash, &compile_elsewhere(wasm)?).context("keep the artefact")?;
+    }
+    Ok(Compiled { hash, info })
 }
 
 /// Starts `cell compile-worker`, feeds it the module and takes the artefact.
@@ -107,17 +105,20 @@ fn compile_elsewhere(wasm: &[u8]) -> anyhow::Result<Vec<u8>> {
 
 /// The compiler process: a module on standard input, its artefact on standard output.
 pub(crate) fn worker() -> anyhow::Result<()> {
-    use rustix::process::{Resource, Rlimit, setrlimit};
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-    for (resource, max) in
-        [(Resource::Cpu, CPU_S_MAX), (Resource::As, MEMORY_BYTES_MAX), (Resource::Core, 0)]
-    {
-        setrlimit(resource, Rlimit { current: Some(max), maximum: Some(max) })?;
-    }
+    walls::close_inherited_descriptors()?;
+    let resources = walls::Resources {
+        cpu_s_max: Some(CPU_S_MAX),
+        address_bytes_max: Some(MEMORY_BYTES_MAX),
+        file_bytes_max: Some(0),
+        descriptors_max: Some(16),
+        ..walls::Resources::default()
+    };
+    walls::raise(&walls::Role::Compiler, &resources);
     let mut wasm = Vec::new();
     std::io::stdin().take(gate::MODULE_BYTES_MAX as u64 + 1).read_to_end(&mut wasm)?;
-    gate::inspect(&wasm)?;
-    let artefact = Sandbox::new(Allocation::OnDemand)?.compile(&wasm)?;
+    let info = gate::inspect(&wasm)?;
+    let artefact = Sandbox::new(Allocation::OnDemand)?.compile(&wasm, info.kind)?;
     std::io::stdout().write_all(&artefact)?;
     Ok(())
 }

@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::link::{Link, ModuleFacts};
+use crate::walls;
 
-/// The job, as `cell run` hands it over. Descriptors: standard input, output and error.
+/// The job, as `cell run` hands it over. Descriptors: standard input, output and error, artefact.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct RunJob {
-    pub(crate) artefact: PathBuf,
     pub(crate) hash: String,
     pub(crate) facts: ModuleFacts,
     pub(crate) arguments: Vec<String>,
@@ -25,6 +25,8 @@ pub(crate) struct RunJob {
     pub(crate) fuel: u64,
     pub(crate) memory_bytes_max: u64,
     pub(crate) timeout_ms: Option<u64>,
+    /// Do not start where a wall is missing.
+    pub(crate) require_walls: bool,
 }
 
 /// How the job went.
@@ -48,12 +50,19 @@ pub(crate) enum JobReport {
 /// Runs the job that comes over the link, and reports.
 pub(crate) fn run() -> anyhow::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    walls::close_inherited_descriptors()?;
     let link = Link::from_fd(rustix::stdio::stdin().try_clone_to_owned().context("take the link")?);
     let null = std::fs::File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     let Some((job, fds)) = link.receive::<RunJob>(&mut Vec::new())? else {
         bail!("no job came");
     };
+    // Before the first byte of the program is read, and before there is a second thread.
+    let directories = job.directories.iter().map(|(host, _, ro)| (host.clone(), *ro)).collect();
+    let walls = walls::raise(&walls::Role::Job(directories), &walls::Resources::default());
+    if let Some(missing) = walls.iter().find(|wall| !wall.stands).filter(|_| job.require_walls) {
+        bail!("the wall `{}` is missing: {}", missing.name, missing.detail);
+    }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let report = runtime.block_on(execute(job, fds));
@@ -66,13 +75,13 @@ pub(crate) fn run() -> anyhow::Result<()> {
 }
 
 async fn execute(job: RunJob, fds: Vec<std::os::fd::OwnedFd>) -> anyhow::Result<JobReport> {
-    let Ok([stdin, stdout, stderr]) = <[_; 3]>::try_from(fds) else {
+    let Ok([stdin, stdout, stderr, artefact]) = <[_; 4]>::try_from(fds) else {
         bail!("the job came without its streams");
     };
     let (stdin, stdout) = (Stream::input(stdin)?, Stream::output(stdout)?);
     let sandbox = Sandbox::new(Allocation::OnDemand)?;
     let info = ModuleInfo::of_command(job.facts.memory_pages, job.facts.data_bytes);
-    let module = sandbox.load(&job.artefact, info, CellHash::parse(&job.hash)?)?;
+    let module = sandbox.load(artefact.into(), info, CellHash::parse(&job.hash)?)?;
     let mut limits = Limits::JOB;
     limits.memory_bytes_max = usize::try_from(job.memory_bytes_max)?;
     let stop = StopHandle::new();

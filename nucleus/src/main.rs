@@ -13,6 +13,7 @@ mod link;
 mod manifest;
 mod sdk;
 mod toolchain;
+mod walls;
 mod worker;
 
 use std::process::ExitCode;

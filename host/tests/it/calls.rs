@@ -134,7 +134,7 @@ async fn the_bill_names_every_cell() {
     let world = World::new();
     world.deploy("callee", &wat("", ECHO), CellOptions::default());
     let caller = world.deploy("caller", &wat(CALL, &forward(-1)), CellOptions::default());
-    let mut lease = caller.checkout().await.unwrap();
+    let mut lease = caller.checkout(0).await.unwrap();
     let stop = cell_host::StopHandle::new();
     lease.begin(crate::support::spec(10_000_000, &stop), 2).await.unwrap();
     let outcome = lease.finish(0, false).await;

@@ -1,7 +1,12 @@
 //! What an instance may take of the host, and what the gate refuses.
 
-use cell_abi::{CellHash, Status};
-use cell_host::{ArtefactCache, CellOptions, GateError, gate};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cell_abi::{CellHash, CellName, Status};
+use cell_host::{
+    Allocation, ArtefactCache, Cell, CellOptions, GateError, ModuleKind, NoServices, Sandbox, gate,
+};
 
 use crate::support::{ECHO, call, deploy, sandbox, wat};
 
@@ -69,23 +74,107 @@ fn a_changed_artefact_is_not_loaded() {
     let cache = ArtefactCache::open(directory.path().join("cache"), [1; 32]).unwrap();
     let wasm = wat::parse_str(wat("", ECHO)).unwrap();
     let hash = CellHash::of(&wasm);
-    assert_eq!(cache.find(hash), None);
-    let path = cache.store(hash, &sandbox().compile(&wasm).unwrap()).unwrap();
-    assert_eq!(cache.find(hash), Some(path.clone()));
+    assert!(cache.find(hash).is_none());
+    cache.store(hash, &sandbox().compile(&wasm, ModuleKind::Cell).unwrap()).unwrap();
     let info = gate::inspect(&wasm).unwrap();
-    sandbox().load(&path, info, hash).unwrap();
+    sandbox().load(cache.find(hash).unwrap(), info, hash).unwrap();
     // Another key, a flipped bit, a cut file: none is taken for ours.
     let other = ArtefactCache::open(directory.path().join("cache"), [2; 32]).unwrap();
-    assert_eq!(other.find(hash), None);
+    assert!(other.find(hash).is_none());
+    let path = std::fs::read_dir(directory.path().join("cache"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "cwasm"))
+        .unwrap();
     let good = std::fs::read(&path).unwrap();
     let mut bad = good.clone();
     bad[good.len() / 2] ^= 1;
     std::fs::write(&path, &bad).unwrap();
-    assert_eq!(cache.find(hash), None);
+    assert!(cache.find(hash).is_none());
     std::fs::write(&path, &good[..good.len() - 1]).unwrap();
-    assert_eq!(cache.find(hash), None);
+    assert!(cache.find(hash).is_none());
     std::fs::write(&path, &good).unwrap();
-    assert_eq!(cache.find(hash), Some(path));
+    assert!(cache.find(hash).is_some());
+}
+
+/// Exports of other types than a cell's are refused when it is compiled, not when it is called.
+#[test]
+fn exports_of_other_types_are_refused() {
+    let good = wat("", ECHO);
+    for (from, to) in [
+        (
+            "(func (export \"cell_mailbox\") (param i32) (result i32)",
+            "(func (export \"cell_mailbox\") (param i64) (result i32) (unreachable))(func (param i32) (result i32)",
+        ),
+        ("(memory", "(func (export \"_initialize\") (result i32) (i32.const 1)) (memory"),
+        ("(memory", "(global (export \"cell_receive_json\") i32 (i32.const 1)) (memory"),
+    ] {
+        let wasm = wat::parse_str(good.replace(from, to)).unwrap();
+        let error = sandbox().compile(&wasm, ModuleKind::Cell).unwrap_err();
+        assert!(error.to_string().contains("must be a function"), "{error}");
+    }
+}
+
+/// Ten crashes in a row, whoever caused them, and the cell rests; one success and it is well.
+#[tokio::test]
+async fn a_cell_that_only_crashes_rests() {
+    let handler = format!("(if (i32.eq (local.get $len) (i32.const 1)) (then unreachable)) {ECHO}");
+    let cell = deploy(&wat("", &handler), CellOptions::default());
+    let before = cell_host::limits::CRASHES_BEFORE_REST;
+    for _ in 0..3 * before {
+        for _ in 1..before {
+            assert_eq!(call(&cell, b"x", 1_000_000).await.0, Status::Trapped);
+        }
+        assert_eq!(call(&cell, b"ok", 1_000_000).await.0, Status::Ok);
+    }
+    assert!(cell.resting().is_none());
+    for _ in 0..before {
+        assert_eq!(call(&cell, b"x", 1_000_000).await.0, Status::Trapped);
+    }
+    let (status, fuel, reason) = call(&cell, b"ok", 1_000_000).await;
+    assert_eq!((status, fuel), (Status::BackingOff, 0));
+    let reason = String::from_utf8_lossy(&reason).into_owned();
+    assert!(reason.contains("unreachable") && reason.contains("10 times"), "{reason}");
+    while cell.resting().is_some() {
+        tokio::time::sleep(cell_host::limits::REST_MIN).await;
+    }
+    assert_eq!(call(&cell, b"ok", 1_000_000).await.0, Status::Ok);
+}
+
+/// Guests that together would have more than the sandbox lets them: growing fails, starting is busy.
+#[tokio::test]
+async fn all_guests_together_are_bounded() {
+    let sandbox = Arc::new(Sandbox::new(Allocation::OnDemand).unwrap());
+    let text = wat("", "(memory.grow (i32.const 16)) drop (i64.const 0)");
+    let wasm = wat::parse_str(&text).unwrap();
+    let module = sandbox.compile_and_load(&wasm, gate::inspect(&wasm).unwrap()).unwrap();
+    let grown = wat(
+        "",
+        "(i32.store (i32.const 0) (memory.grow (i32.const 16))) (i64.shl (i64.const 4) (i64.const 32))",
+    );
+    let grown = wat::parse_str(&grown).unwrap();
+    let other = sandbox.compile_and_load(&grown, gate::inspect(&grown).unwrap()).unwrap();
+    let cell = |name: &str, module| {
+        let name = CellName::parse(name).unwrap();
+        Cell::new(&sandbox, name, module, CellOptions::default(), Arc::new(NoServices)).unwrap()
+    };
+    let (cell, other) = (cell("a", module), cell("b", other));
+    let start = {
+        let _lease = cell.checkout(0).await.unwrap();
+        sandbox.memory_bytes()
+    };
+    // Idle, it keeps what it has; there is room for one more that does not grow.
+    sandbox.set_memory_bytes_max(2 * start + (1 << 20) - 1);
+    let (status, _, reply) = call(&other, b"", 10_000_000).await;
+    assert_eq!((status, &reply[..]), (Status::Ok, &[0xff; 4][..]), "memory.grow gives -1");
+    sandbox.set_memory_bytes_max(start);
+    assert_eq!(other.stop_idle(Duration::ZERO), 1);
+    let (status, fuel, reason) = call(&other, b"", 10_000_000).await;
+    assert_eq!((status, fuel), (Status::Busy, 0), "{}", String::from_utf8_lossy(&reason));
+    // What was taken comes back with the instances.
+    cell.stop_idle(Duration::ZERO);
+    assert_eq!(sandbox.memory_bytes(), 0);
+    assert_eq!(call(&other, b"", 10_000_000).await.0, Status::Ok);
 }
 
 /// Before it rested, a cell that cannot start was compiled into an instance for every single call.

@@ -95,6 +95,10 @@ async fn a_runaway_gives_the_state_back() {
 struct Broken;
 
 impl StateStore for Broken {
+    fn begin(&self) -> Result<Option<u64>, StateError> {
+        Ok(Some(0))
+    }
+
     fn value(&self, _key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
         Err(StateError("no disk".into()))
     }
@@ -103,9 +107,7 @@ impl StateStore for Broken {
         Err(StateError("no disk".into()))
     }
 
-    fn bytes(&self) -> Result<u64, StateError> {
-        Ok(0)
-    }
+    fn end(&self) {}
 }
 
 /// The host's own fault is told as such, and nobody pays for it: when reading, and when committing.

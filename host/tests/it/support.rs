@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use cell_abi::{AccountId, CellName, Fuel, Status};
 use cell_host::{
-    Allocation, CallSpec, Cell, CellOptions, LogLevel, Module, Sandbox, Services, StopHandle, gate,
+    Allocation, CallSpec, Cell, CellOptions, LogLevel, Module, Resolving, Sandbox, Services,
+    StopHandle, gate,
 };
 
 /// The one engine of this process.
@@ -75,8 +76,9 @@ impl World {
 }
 
 impl Services for World {
-    fn resolve(&self, name: &CellName) -> Result<Arc<Cell>, Status> {
-        self.cells.lock().unwrap().get(name.as_str()).cloned().ok_or(Status::UnknownCell)
+    fn resolve<'a>(&'a self, name: &'a CellName) -> Resolving<'a> {
+        let cell = self.cells.lock().unwrap().get(name.as_str()).cloned();
+        Box::pin(std::future::ready(cell.ok_or(Status::UnknownCell)))
     }
 
     fn log(&self, _cell: &CellName, level: LogLevel, line: &[u8]) {
@@ -104,7 +106,7 @@ pub(crate) async fn call_with(
     fuel: u64,
     stop: &StopHandle,
 ) -> (Status, u64, Vec<u8>) {
-    let mut lease = match cell.checkout().await {
+    let mut lease = match cell.checkout(0).await {
         Ok(lease) => lease,
         Err((status, message)) => return (status, 0, message),
     };

@@ -17,12 +17,19 @@ use crate::manifest::Manifest;
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// A .wasm file, a directory with Cell.toml, or the name of a deployed cell.
-    target: String,
+    #[arg(required_unless_present = "sandbox")]
+    target: Option<String>,
+    /// Show which walls the operating system puts around guests on this machine, and try them.
+    #[arg(long, conflicts_with = "target")]
+    sandbox: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> anyhow::Result<Exit> {
     let home = global.home()?;
-    let path = find(&home, &arguments.target)?;
+    let Some(target) = &arguments.target else {
+        return super::sandbox::run(&home, output);
+    };
+    let path = find(&home, target)?;
     let wasm = read_file(&path, gate::MODULE_BYTES_MAX as u64)?;
     let info = gate::inspect(&wasm)
         .map_err(|error| Failure::new(Exit::Refused, format!("refused by the gate: {error}")))?;

@@ -14,6 +14,7 @@ mod new;
 mod output;
 mod ps;
 mod run;
+mod sandbox;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -103,6 +104,9 @@ enum Command {
     /// The process that compiles one module; started by the nucleus.
     #[command(hide = true)]
     CompileWorker,
+    /// A process behind the walls that tries to get out; started by `cell inspect --sandbox`.
+    #[command(hide = true)]
+    WallProbe(sandbox::ProbeArguments),
 }
 
 /// Runs what was typed.
@@ -142,6 +146,7 @@ impl Cli {
             Command::Worker => crate::worker::run().map(|()| Exit::Done),
             Command::JobWorker => crate::job_worker::run().map(|()| Exit::Done),
             Command::CompileWorker => crate::compile::worker().map(|()| Exit::Done),
+            Command::WallProbe(arguments) => sandbox::probe(arguments, output),
         }
     }
 }

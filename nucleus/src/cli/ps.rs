@@ -15,7 +15,7 @@ pub(crate) fn run(global: &Global, output: &Output) -> anyhow::Result<Exit> {
     let (rows, up) = match ask(&home, &Request::Ps)? {
         Some(Answer::Cells(rows)) => (rows, true),
         Some(Answer::Failed(reason)) => anyhow::bail!("{reason}"),
-        Some(Answer::Done) | None => (stopped(&home), false),
+        Some(_) | None => (stopped(&home), false),
     };
     output.result(&rows, &table(&rows));
     if !up {

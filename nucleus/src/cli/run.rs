@@ -22,6 +22,7 @@ use super::output::escape;
 use super::{Exit, Failure, Global, Output};
 use crate::bank::{Bank, Held};
 use crate::compile::{self, Compiled};
+use crate::config::Config;
 use crate::job_worker::{JobReport, RunJob};
 use crate::link::{Link, ModuleFacts};
 
@@ -94,17 +95,26 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
     let wasm = read_module(&arguments.module)?;
     let mut bank = Bank::open(&home)?;
     let bar = output.progress("compiling");
-    let compiled = compile::compile(&compile::cache(&home)?, &wasm)?;
+    let cache = compile::cache(&home)?;
+    let compiled = compile::compile(&cache, &wasm)?;
     bar.finish_and_clear();
     if compiled.info.kind != ModuleKind::Command {
         let message = "this is a cell, not a command; deploy it with `cell deploy` and call it with `cell call`";
         return Err(Failure::new(Exit::Refused, message).into());
     }
     let receipt = arguments.receipt.as_ref().map(create).transpose()?;
+    let artefact = cache.find(compiled.hash).context("the artefact vanished")?;
+    let require_walls = Config::read(&home)?.require_walls;
     let held = hold(&mut bank, arguments, &compiled)?;
-    let mut run =
-        Run { arguments, compiled: &compiled, timeout, started: SystemTime::now(), receipt };
-    let report = run.execute(held.amount.fuel_at_base_price());
+    let mut run = Run {
+        arguments,
+        compiled: &compiled,
+        timeout,
+        require_walls,
+        started: SystemTime::now(),
+        receipt,
+    };
+    let report = run.execute(held.amount.fuel_at_base_price(), &artefact);
     let report = report.inspect_err(|_| drop(bank.void(held)))?;
     run.conclude(&mut bank, held, report, output)
 }
@@ -143,6 +153,7 @@ struct Run<'a> {
     arguments: &'a Arguments,
     compiled: &'a Compiled,
     timeout: Option<Duration>,
+    require_walls: bool,
     started: SystemTime,
     /// Open before anything runs: a job that was paid must not lose its receipt to a wrong path.
     receipt: Option<fs::File>,
@@ -161,7 +172,7 @@ struct Ended {
 
 impl Run<'_> {
     /// Runs the job in a process of its own and waits for its report.
-    fn execute(&self, fuel: Fuel) -> anyhow::Result<Ended> {
+    fn execute(&self, fuel: Fuel, artefact: &fs::File) -> anyhow::Result<Ended> {
         let (ours, theirs) = Link::pair()?;
         let mut child = Command::new(std::env::current_exe()?)
             .arg("job-worker")
@@ -171,8 +182,9 @@ impl Run<'_> {
             .spawn()
             .context("start the job's process")?;
         let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-        let streams: [BorrowedFd<'_>; 3] = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
-        ours.send(&self.job(fuel)?, &streams).context("hand the job over")?;
+        let fds: [BorrowedFd<'_>; 4] =
+            [stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), artefact.as_fd()];
+        ours.send(&self.job(fuel)?, &fds).context("hand the job over")?;
         // Ctrl-C goes to both processes; the job's ends the job, and this one pays.
         let _signals = pass_signals_on(&child)?;
         let reported = self.wait(&mut child, &ours);
@@ -238,7 +250,6 @@ impl Run<'_> {
             directories.push((host.canonicalize()?, guest.clone(), *read_only));
         }
         Ok(RunJob {
-            artefact: self.compiled.artefact.clone(),
             hash: self.compiled.hash.to_string(),
             facts: ModuleFacts {
                 interface: String::new(),
@@ -252,6 +263,7 @@ impl Run<'_> {
             environment: arguments.env.clone(),
             directories,
             fuel: fuel.0,
+            require_walls: self.require_walls,
             memory_bytes_max: u64::from(arguments.memory) << 20,
             timeout_ms: self
                 .timeout

@@ -3,24 +3,23 @@
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, OpenOptions};
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::sync::mpsc::{self, Sender};
-use std::thread;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
-use cell_abi::CellName;
-use cell_host::{ArtefactCache, ModuleKind, gate};
+use anyhow::Context as _;
 
-use super::Event;
 use super::control::{Answer, CellRow};
-use super::supervisor::Supervisor;
-use crate::compile::{self, Compiled};
-use crate::home::{Home, read_file};
+use super::prepare::{Prepared, Work};
+use super::scan::{Scan, Seen};
+use super::state::States;
+use super::workers::Workers;
+use crate::compile::Compiled;
+use crate::home::Home;
 use crate::link::{CellStats, LoadCell, ModuleFacts, ToWorker};
-use crate::manifest::{self, Manifest, Settings};
+use crate::manifest::Settings;
 
 /// A log larger than this is moved aside; one older log is kept.
 const LOG_BYTES_MAX: u64 = 8 << 20;
@@ -29,10 +28,9 @@ const LOGS_LOOKED_AT_EVERY: Duration = Duration::from_secs(5);
 /// Every directory in `cells/`, and what became of it.
 pub(super) struct Cells {
     home: Home,
-    preparer: Sender<String>,
+    preparer: Sender<Work>,
+    states: States,
     known: HashMap<String, Known>,
-    /// Cells that vanished and whose worker has not been told.
-    gone: Vec<String>,
     generation: u64,
     logs_looked_at: Instant,
 }
@@ -43,9 +41,18 @@ struct Known {
     /// The code and settings that are served, or are about to be.
     code: Option<Code>,
     listener: Option<OwnedFd>,
-    /// The worker serves `code`.
+    /// The worker that listens serves `code`.
     served: bool,
-    stats: CellStats,
+    /// A worker asked for its log.
+    logs: bool,
+    stats: Stats,
+}
+
+/// What was counted by workers that are gone, and by each that runs.
+#[derive(Default)]
+struct Stats {
+    past: CellStats,
+    running: HashMap<u64, CellStats>,
 }
 
 #[derive(Clone)]
@@ -64,69 +71,56 @@ enum State {
     Failed(String),
 }
 
-/// What a directory looked like: enough to tell that a file was replaced.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Seen(Vec<(u64, u64, i64, i64)>);
-
-/// A cell's directory after it was read, gated and compiled.
-pub(crate) struct Prepared {
-    name: String,
-    seen: Seen,
-    result: anyhow::Result<(Compiled, Settings)>,
-}
-
 impl Cells {
-    pub(super) fn new(home: Home, preparer: Sender<String>) -> Self {
-        let logs_looked_at = Instant::now();
+    pub(super) fn new(home: Home, preparer: Sender<Work>, states: States) -> Self {
         Self {
             home,
             preparer,
+            states,
             known: HashMap::new(),
-            gone: Vec::new(),
             generation: 0,
-            logs_looked_at,
+            logs_looked_at: Instant::now(),
         }
     }
 
-    /// Compares `cells/` with what is known.
-    pub(super) fn scan(&mut self) {
-        let Ok(entries) = fs::read_dir(self.home.cells()) else {
-            tracing::error!("cannot read {}", self.home.cells().display());
-            return;
-        };
-        let mut found = HashMap::new();
-        for entry in entries.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if !name.starts_with('.') && entry.path().is_dir() {
-                found.insert(name, look(&entry.path()));
+    /// Takes what a look at `cells/` found.
+    pub(super) fn scanned(&mut self, scan: Scan, workers: &Workers) {
+        for name in scan.gone {
+            self.remove(&name, workers);
+        }
+        for (name, seen) in scan.changed {
+            self.prepare(name, seen);
+        }
+        for name in scan.without_socket {
+            // A socket that vanished means that the directory was replaced, or somebody tidied up:
+            // the cell starts over, under a new socket.
+            let had_one = self.known.get(&name).is_some_and(|known| known.listener.is_some());
+            if had_one && !self.home.cell_socket(&name).exists() {
+                let seen = self.known.get(&name).map(|known| known.seen.clone());
+                self.remove(&name, workers);
+                self.prepare(name, seen.unwrap_or_default());
             }
         }
-        // A socket that vanished means that the directory was replaced, or somebody tidied up:
-        // the cell starts over, under a new socket.
-        let gone = |(name, known): &(&String, &Known)| {
-            !found.contains_key(*name)
-                || (known.listener.is_some() && !self.home.cell_socket(name).exists())
-        };
-        let vanished: Vec<String> =
-            self.known.iter().filter(gone).map(|(name, _)| name.clone()).collect();
-        for name in vanished {
-            self.known.remove(&name);
+    }
+
+    fn prepare(&mut self, name: String, seen: Seen) {
+        let known = self.known.entry(name.clone()).or_insert_with(|| Known::new(&name));
+        known.seen = seen;
+        known.state = State::Preparing;
+        // The preparer lives as long as this channel.
+        let _ = self.preparer.send(Work::Prepare { cell: name });
+    }
+
+    fn remove(&mut self, name: &str, workers: &Workers) {
+        if self.known.remove(name).is_some() {
             tracing::info!(cell = name, "gone");
-            self.gone.push(name);
-        }
-        for (name, seen) in found {
-            let known = self.known.entry(name.clone()).or_insert_with(|| Known::new(&name));
-            if known.seen != seen {
-                known.seen = seen;
-                known.state = State::Preparing;
-                // The preparer lives as long as this channel.
-                let _ = self.preparer.send(name);
-            }
+            self.states.remove(name);
+            workers.send_all(&ToWorker::Drop { cell: name.to_owned() });
         }
     }
 
     /// Takes the result of reading and compiling a directory.
-    pub(super) fn prepared(&mut self, prepared: Prepared, supervisor: &Supervisor) {
+    pub(super) fn prepared(&mut self, prepared: Prepared, workers: &Workers) {
         let Prepared { name, seen, result } = prepared;
         let Some(known) = self.known.get_mut(&name) else { return };
         if known.seen != seen {
@@ -148,26 +142,35 @@ impl Cells {
                     return;
                 }
                 known.served = false;
+                known.state = State::Loading;
                 known.code = Some(Code { compiled, settings, generation: self.generation });
-                self.load(&name, supervisor);
+                for (worker, listens) in workers.ready_ones() {
+                    self.load(&name, worker, listens, workers);
+                }
             }
         }
     }
 
     /// Hands every cell that has code to a worker that has just started.
-    pub(super) fn load_all(&mut self, supervisor: &Supervisor) {
-        let names: Vec<String> = self
-            .known
-            .iter()
-            .filter(|(_, k)| k.code.is_some())
-            .map(|(name, _)| name.clone())
-            .collect();
+    pub(super) fn load_all(&mut self, worker: u64, listens: bool, workers: &Workers) {
+        let with_code = self.known.iter().filter(|(_, known)| known.code.is_some());
+        let names: Vec<String> = with_code.map(|(name, _)| name.clone()).collect();
         for name in names {
-            self.load(&name, supervisor);
+            self.load(&name, worker, listens, workers);
         }
     }
 
-    /// Takes the worker's word on a cell it was handed.
+    fn load(&mut self, name: &str, worker: u64, listens: bool, workers: &Workers) {
+        let Some(known) = self.known.get_mut(name) else { return };
+        let handed = known.hand_over(&self.home, name, listens, &self.states, |message, fds| {
+            workers.send(worker, message, fds)
+        });
+        if let Err(error) = handed {
+            known.state = State::Failed(format!("{error:#}"));
+        }
+    }
+
+    /// Takes the word of the worker that listens on a cell it was handed.
     pub(super) fn loaded(&mut self, name: &str, generation: u64, error: Option<String>) {
         let Some(known) = self.known.get_mut(name) else { return };
         if known.code.as_ref().is_none_or(|code| code.generation != generation) {
@@ -185,27 +188,42 @@ impl Cells {
         tracing::info!(cell = name, live = matches!(known.state, State::Live), "loaded");
     }
 
-    pub(super) fn worker_gone(&mut self) {
-        for known in self.known.values_mut() {
-            known.served = false;
-            if matches!(known.state, State::Live) {
-                known.state = State::Loading;
+    /// Gives a worker the file that a cell logs to.
+    pub(super) fn open_log(&mut self, name: &str, worker: u64, workers: &Workers) {
+        let Some(known) = self.known.get_mut(name) else { return };
+        known.logs = true;
+        match open_log(&self.home.cell_log(name)) {
+            Ok(file) => {
+                workers.send(worker, &ToWorker::Log { cell: name.to_owned() }, &[file.as_fd()])
             }
-            known.stats.instances = 0;
-            known.stats.waiting = 0;
+            Err(error) => tracing::warn!(cell = name, error = %format!("{error:#}"), "open a log"),
         }
     }
 
-    pub(super) fn stats(&mut self, rows: Vec<CellStats>) {
+    /// Makes the code that a worker wants to run, which was not at hand.
+    pub(super) fn make_artefact(&self, worker: u64, cell: String, generation: u64, hash: String) {
+        // The preparer lives as long as this channel.
+        let _ = self.preparer.send(Work::Artefact { worker, cell, generation, hash });
+    }
+
+    pub(super) fn worker_gone(&mut self, worker: u64, listened: bool) {
+        for known in self.known.values_mut() {
+            if listened {
+                known.served = false;
+                if matches!(known.state, State::Live) {
+                    known.state = State::Loading;
+                }
+            }
+            known.stats.worker_gone(worker);
+        }
+    }
+
+    pub(super) fn stats(&mut self, worker: u64, rows: Vec<CellStats>) {
         for row in rows {
             if let Some(known) = self.known.get_mut(&row.cell) {
-                known.stats = row;
+                known.stats.running.insert(worker, row);
             }
         }
-    }
-
-    pub(super) fn take_gone(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.gone)
     }
 
     /// The rows of `cell ps`, by name.
@@ -233,26 +251,26 @@ impl Cells {
         }
     }
 
-    /// Moves logs that have grown large aside and hands the worker new files.
-    pub(super) fn rotate_logs(&mut self, supervisor: &Supervisor) {
+    /// Moves logs that have grown large aside and hands the workers new files.
+    pub(super) fn rotate_logs(&mut self, workers: &Workers) {
         if self.logs_looked_at.elapsed() < LOGS_LOOKED_AT_EVERY {
             return;
         }
         self.logs_looked_at = Instant::now();
-        for (name, known) in &self.known {
-            let path = self.home.cell_log(name);
-            if known.code.is_none()
-                || fs::metadata(&path).map_or(0, |found| found.len()) < LOG_BYTES_MAX
-            {
+        let logging: Vec<String> =
+            self.known.iter().filter(|(_, k)| k.logs).map(|(name, _)| name.clone()).collect();
+        for name in logging {
+            let path = self.home.cell_log(&name);
+            if fs::metadata(&path).map_or(0, |found| found.len()) < LOG_BYTES_MAX {
                 continue;
             }
-            let moved =
-                fs::rename(&path, path.with_extension("log.1")).map_err(anyhow::Error::from);
-            match moved.and_then(|()| open_log(&path)) {
-                Ok(file) => supervisor.send(&ToWorker::Log { cell: name.clone() }, &[file.as_fd()]),
-                Err(error) => {
-                    tracing::warn!(cell = name, error = %format!("{error:#}"), "rotate a log")
+            match fs::rename(&path, path.with_extension("log.1")) {
+                Ok(()) => {
+                    for (worker, _) in workers.ready_ones() {
+                        self.open_log(&name, worker, workers);
+                    }
                 }
+                Err(error) => tracing::warn!(cell = name, %error, "rotate a log"),
             }
         }
     }
@@ -262,29 +280,19 @@ impl Cells {
             let _ = fs::remove_file(self.home.cell_socket(name));
         }
     }
-
-    fn load(&mut self, name: &str, supervisor: &Supervisor) {
-        let Some(known) = self.known.get_mut(name) else { return };
-        known.state = State::Loading;
-        if !supervisor.is_ready() {
-            return;
-        }
-        if let Err(error) = known.hand_over(&self.home, name, supervisor) {
-            known.state = State::Failed(format!("{error:#}"));
-        }
-    }
 }
 
 impl Known {
     fn new(name: &str) -> Self {
-        let stats = CellStats { cell: name.to_owned(), ..CellStats::default() };
+        let past = CellStats { cell: name.to_owned(), ..CellStats::default() };
         Self {
             seen: Seen::default(),
             state: State::Preparing,
             code: None,
             listener: None,
             served: false,
-            stats,
+            logs: false,
+            stats: Stats { past, running: HashMap::new() },
         }
     }
 
@@ -292,112 +300,85 @@ impl Known {
         &mut self,
         home: &Home,
         name: &str,
-        supervisor: &Supervisor,
+        listens: bool,
+        states: &States,
+        send: impl FnOnce(&ToWorker, &[BorrowedFd<'_>]),
     ) -> anyhow::Result<()> {
         let Some(code) = &self.code else { return Ok(()) };
         let directory = home.cell(name);
         for part in ["data", "log"] {
             DirBuilder::new().mode(0o700).recursive(true).create(directory.join(part))?;
         }
-        let log = open_log(&home.cell_log(name))?;
-        let listener = match &self.listener {
-            Some(listener) => listener.try_clone()?,
-            None => {
-                let listener = OwnedFd::from(super::bind(&home.cell_socket(name))?);
-                self.listener = Some(listener.try_clone()?);
-                listener
-            }
-        };
+        states.add(name, &directory.join("data"));
         let info = &code.compiled.info;
         let interface =
             info.interface.receptors().iter().map(|r| format!("{}\n", r.schema)).collect();
-        let load = LoadCell {
+        let load = ToWorker::Load(Box::new(LoadCell {
             cell: name.to_owned(),
             generation: code.generation,
             hash: code.compiled.hash.to_string(),
-            artefact: code.compiled.artefact.clone(),
             facts: ModuleFacts {
                 interface,
                 has_json: info.has_json,
                 memory_pages: info.memory_pages,
                 data_bytes: info.data_bytes,
             },
-            data: directory.join("data"),
             settings: code.settings.clone(),
+        }));
+        if !listens {
+            send(&load, &[]);
+            return Ok(());
+        }
+        let listener = match &mut self.listener {
+            Some(listener) => listener,
+            none => none.insert(OwnedFd::from(super::bind(&home.cell_socket(name))?)),
         };
-        supervisor.send(&ToWorker::Load(Box::new(load)), &[log.as_fd(), listener.as_fd()]);
+        send(&load, &[listener.as_fd()]);
         Ok(())
     }
 
     fn row(&self, name: &str) -> CellRow {
-        let (state, reason) = match &self.state {
-            State::Preparing | State::Loading => ("loading", None),
-            State::Live => ("live", None),
-            State::Failed(reason) => ("failed", Some(reason.clone())),
+        let stats = self.stats.sum();
+        let (state, reason) = match (&self.state, &stats.resting) {
+            (State::Preparing | State::Loading, _) => ("loading", None),
+            (State::Live, Some(reason)) => ("resting", Some(reason.clone())),
+            (State::Live, None) => ("live", None),
+            (State::Failed(reason), _) => ("failed", Some(reason.clone())),
         };
         CellRow {
             cell: name.to_owned(),
             state: state.to_owned(),
             hash: self.code.as_ref().map(|code| code.compiled.hash.to_string()),
             reason,
-            stats: self.stats.clone(),
+            stats,
         }
     }
 }
 
-/// Starts the thread that reads and compiles directories, one after the other.
-pub(super) fn start_preparer(
-    cache: ArtefactCache,
-    home: &Home,
-    events: Sender<Event>,
-) -> anyhow::Result<Sender<String>> {
-    let (names, to_prepare) = mpsc::channel::<String>();
-    let home = home.clone();
-    thread::Builder::new().name("prepare".into()).spawn(move || {
-        for name in to_prepare {
-            let directory = home.cell(&name);
-            let seen = look(&directory);
-            let result = prepare(&cache, &directory, &name);
-            let prepared = Event::Prepared(Box::new(Prepared { name, seen, result }));
-            if events.send(prepared).is_err() {
-                return;
-            }
+impl Stats {
+    fn sum(&self) -> CellStats {
+        self.running.values().fold(self.past.clone(), |sum, row| CellStats {
+            cell: sum.cell,
+            calls: sum.calls + row.calls,
+            failed: sum.failed + row.failed,
+            fuel: sum.fuel + row.fuel,
+            instances: sum.instances + row.instances,
+            waiting: sum.waiting + row.waiting,
+            last_error: row.last_error.clone().or(sum.last_error),
+            resting: row.resting.clone().or(sum.resting),
+        })
+    }
+
+    /// What it counted stays; what it had is gone.
+    fn worker_gone(&mut self, worker: u64) {
+        if let Some(row) = self.running.remove(&worker) {
+            let past = &mut self.past;
+            past.calls += row.calls;
+            past.failed += row.failed;
+            past.fuel += row.fuel;
+            past.last_error = row.last_error.or_else(|| past.last_error.take());
         }
-    })?;
-    Ok(names)
-}
-
-fn prepare(
-    cache: &ArtefactCache,
-    directory: &Path,
-    name: &str,
-) -> anyhow::Result<(Compiled, Settings)> {
-    CellName::parse(name).with_context(|| format!("directory name {name:?}"))?;
-    let manifest = Manifest::read(directory)?;
-    if manifest.name.as_str() != name {
-        bail!(
-            "{} says name = {:?}, but the directory is {name:?}; they must be the same",
-            manifest::FILE,
-            manifest.name.as_str()
-        );
     }
-    let wasm = read_file(&directory.join(&manifest.wasm), gate::MODULE_BYTES_MAX as u64)?;
-    let compiled = compile::compile(cache, &wasm)?;
-    if compiled.info.kind != ModuleKind::Cell {
-        bail!("{} is a command, not a cell; run it with `cell run`", manifest.wasm);
-    }
-    Ok((compiled, manifest.settings))
-}
-
-/// Device, inode and times of the files that make a cell.
-fn look(directory: &Path) -> Seen {
-    let manifest = directory.join(manifest::FILE);
-    // The manifest may name another file; one of any other name counts all the same.
-    let wasm =
-        Manifest::read(directory).map_or_else(|_| "cell.wasm".into(), |manifest| manifest.wasm);
-    let files = [manifest, directory.join(wasm)];
-    let stamp = |found: fs::Metadata| (found.ino(), found.len(), found.mtime(), found.mtime_nsec());
-    Seen(files.iter().map(|file| fs::metadata(file).map_or((0, 0, 0, 0), stamp)).collect())
 }
 
 fn open_log(path: &Path) -> anyhow::Result<OwnedFd> {

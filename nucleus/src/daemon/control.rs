@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::Event;
 use crate::home::Home;
 use crate::link::CellStats;
+use crate::walls::Wall;
 
 /// Longest request, in bytes.
 const REQUEST_BYTES_MAX: u64 = 4096;
@@ -32,6 +33,8 @@ pub(crate) enum Request {
     Ping,
     /// How do the cells fare?
     Ps,
+    /// What stands around the worker?
+    Walls,
     /// Wait until this cell is live with this code, refused, or, without a hash, gone.
     Await { cell: String, hash: Option<String> },
     /// End.
@@ -44,6 +47,7 @@ pub(crate) enum Request {
 pub(crate) enum Answer {
     Done,
     Cells(Vec<CellRow>),
+    Walls(Vec<Wall>),
     /// The cell could not be deployed, or the request was wrong.
     Failed(String),
 }
@@ -52,7 +56,7 @@ pub(crate) enum Answer {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct CellRow {
     pub(crate) cell: String,
-    /// `live`, `loading`, `failed` or `stopped`.
+    /// `live`, `resting`, `loading`, `failed` or `stopped`.
     pub(crate) state: String,
     pub(crate) hash: Option<String>,
     /// Why it failed.

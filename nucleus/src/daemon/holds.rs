@@ -104,12 +104,6 @@ impl Holds {
         }
     }
 
-    /// Gives everything back: the worker that would have used it is gone.
-    pub(super) fn void_all(&mut self) -> anyhow::Result<()> {
-        let users: Vec<u32> = self.of_user.keys().copied().collect();
-        users.into_iter().try_for_each(|uid| self.release(uid))
-    }
-
     fn replace(
         &mut self,
         uid: u32,

@@ -3,14 +3,18 @@
 //! Identity, ledger and lifecycle live here. Nothing here runs guest code; what a worker says is
 //! checked against what was set aside for it.
 
+mod artefacts;
 mod cells;
 pub(crate) mod control;
 mod holds;
-mod supervisor;
-mod watch;
+mod prepare;
+mod scan;
+mod state;
+mod workers;
 
 use std::fs;
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
@@ -25,11 +29,16 @@ use crate::bank::Bank;
 use crate::compile;
 use crate::config::Config;
 use crate::home::Home;
-use crate::link::FromWorker;
-use cells::{Cells, Prepared};
+use crate::link::{FromWorker, ToWorker};
+use crate::walls::Wall;
+use artefacts::Artefacts;
+use cells::Cells;
 use control::{Answer, Request};
 use holds::Holds;
-use supervisor::Supervisor;
+use prepare::Prepared;
+use scan::{Scan, Scanner};
+use state::States;
+use workers::Workers;
 
 /// How often logs are looked at and a dead worker's back-off ends.
 const TICK: Duration = Duration::from_millis(200);
@@ -38,14 +47,16 @@ const DOWN_TIME_MAX: Duration = Duration::from_secs(4);
 
 /// What the deciding thread is told.
 pub(crate) enum Event {
-    /// The worker with this number said something.
-    Worker(u64, FromWorker),
+    /// The worker with this number said something, with descriptors beside it.
+    Worker(u64, FromWorker, Vec<OwnedFd>),
     /// The worker with this number is gone.
     WorkerGone(u64),
-    /// Something in `cells/` may have changed.
-    Changed,
+    /// `cells/` was looked at.
+    Scanned(Scan),
     /// A cell was read, gated and compiled, or was not.
     Prepared(Box<Prepared>),
+    /// A worker is to be told this.
+    Send(u64, ToWorker, Option<OwnedFd>),
     /// Somebody at the control socket asks.
     Control(Request, Sender<Answer>),
     /// A signal asks the nucleus to end.
@@ -68,19 +79,23 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
     stop_on_signals(events.clone())?;
     let bank = Bank::open(home)?;
     let listener = bind_control(home)?;
-    let preparer = cells::start_preparer(compile::cache(home)?, home, events.clone())?;
-    let _watcher = watch::start(&home.cells(), events.clone())?;
-    let supervisor = Supervisor::start(&bank, events.clone())?;
+    let artefacts = Artefacts::new(compile::cache(home)?);
+    let preparer = prepare::start(&artefacts, home, &events)?;
+    let states = States::default();
+    let workers = Workers::start(&bank, &config, states.clone(), artefacts, events.clone())?;
+    let scanner = Scanner::start(home, events.clone())?;
     control::serve(listener, events)?;
     let mut nucleus = Nucleus {
         home: home.clone(),
         holds: Holds::new(bank),
-        cells: Cells::new(home.clone(), preparer),
-        config,
-        supervisor,
+        cells: Cells::new(home.clone(), preparer, states),
+        require_walls: config.require_walls,
+        walls: Vec::new(),
+        scanner,
+        scans: 0,
+        workers,
         waiting: Vec::new(),
     };
-    nucleus.cells.scan();
     tracing::info!(home = %home.root().display(), "nucleus is up");
     let ended = nucleus.serve(&inbox);
     nucleus.go_down(&inbox);
@@ -89,12 +104,26 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
 
 struct Nucleus {
     home: Home,
-    config: Config,
     holds: Holds,
     cells: Cells,
-    supervisor: Supervisor,
-    /// Who waits for a deployment to end, and until when.
-    waiting: Vec<(String, Option<String>, Sender<Answer>)>,
+    /// Refuse to go on where a wall is missing.
+    require_walls: bool,
+    /// Those around the worker that started last.
+    walls: Vec<Wall>,
+    scanner: Scanner,
+    /// The last request for a look at `cells/` that was answered.
+    scans: u64,
+    workers: Workers,
+    waiting: Vec<Waiting>,
+}
+
+/// Somebody who waits for a deployment to end.
+struct Waiting {
+    cell: String,
+    hash: Option<String>,
+    /// The look at `cells/` that sees what was deployed.
+    scan: u64,
+    answer: Sender<Answer>,
 }
 
 impl Nucleus {
@@ -114,60 +143,119 @@ impl Nucleus {
             }
             if ticked.elapsed() >= TICK {
                 ticked = Instant::now();
-                self.cells.rotate_logs(&self.supervisor);
-                if self.supervisor.restart_if_due()? {
-                    self.cells.load_all(&self.supervisor);
-                }
+                self.cells.rotate_logs(&self.workers);
+                self.workers.restart_if_due()?;
             }
         }
     }
 
     fn handle(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
-            Event::Worker(number, message) if number == self.supervisor.number() => {
-                self.worker_says(message)?
+            Event::Worker(number, message, fds) => {
+                // A worker that was replaced has nothing to say any more.
+                if let Some(uid) = self.workers.user(number) {
+                    self.worker_says(number, uid, message, fds)?;
+                }
             }
-            Event::WorkerGone(number) if number == self.supervisor.number() => {
-                tracing::error!("the worker is gone; its unreported calls are not charged");
-                self.holds.void_all()?;
-                self.supervisor.gone();
-                self.cells.worker_gone();
+            Event::WorkerGone(number) => self.worker_gone(number)?,
+            Event::Scanned(scan) => {
+                self.scans = scan.answers;
+                self.cells.scanned(scan, &self.workers);
             }
-            // A worker that was replaced has nothing to say any more.
-            Event::Worker(..) | Event::WorkerGone(_) => {}
-            Event::Changed => self.cells.scan(),
-            Event::Prepared(prepared) => self.cells.prepared(*prepared, &self.supervisor),
+            Event::Prepared(prepared) => self.cells.prepared(*prepared, &self.workers),
+            Event::Send(worker, message, fd) => {
+                let fds: Vec<_> = fd.iter().map(std::os::fd::AsFd::as_fd).collect();
+                self.workers.send(worker, &message, &fds);
+            }
             Event::Control(request, answer) => self.answer(request, answer),
             Event::Stop => {}
-        }
-        for gone in self.cells.take_gone() {
-            self.supervisor.send(&crate::link::ToWorker::Drop { cell: gone }, &[]);
         }
         self.answer_waiting();
         Ok(())
     }
 
-    fn worker_says(&mut self, message: FromWorker) -> anyhow::Result<()> {
+    fn worker_says(
+        &mut self,
+        number: u64,
+        uid: u32,
+        message: FromWorker,
+        fds: Vec<OwnedFd>,
+    ) -> anyhow::Result<()> {
+        let listens = self.workers.listens(number);
         match message {
-            FromWorker::Ready => {
-                self.supervisor.ready();
-                self.cells.load_all(&self.supervisor);
-            }
-            FromWorker::Loaded { cell, generation, error } => {
+            FromWorker::Ready { walls } => self.worker_ready(number, walls)?,
+            FromWorker::Loaded { cell, generation, error } if listens => {
                 self.cells.loaded(&cell, generation, error)
             }
-            FromWorker::NeedHold { uid, amount_min, amount } => {
+            FromWorker::NeedHold { uid: of, amount_min, amount } if of == uid => {
                 let granted = tolerate(self.holds.raise(uid, amount_min, amount))?.unwrap_or(0);
-                self.supervisor.send(&crate::link::ToWorker::Granted { uid, amount: granted }, &[]);
+                self.workers.send(number, &ToWorker::Granted { uid, amount: granted }, &[]);
             }
-            FromWorker::Usage { sequence, uid, rows } => {
-                tolerate(self.holds.pay(self.supervisor.number(), sequence, uid, &rows))?;
+            FromWorker::Usage { sequence, uid: of, rows } if of == uid => {
+                tolerate(self.holds.pay(number, sequence, uid, &rows))?;
             }
-            FromWorker::Release { uid } => {
+            FromWorker::Release { uid: of } if of == uid => {
                 tolerate(self.holds.release(uid))?;
             }
-            FromWorker::Stats { rows } => self.cells.stats(rows),
+            FromWorker::Stats { rows } => self.cells.stats(number, rows),
+            FromWorker::NeedLog { cell } => self.cells.open_log(&cell, number, &self.workers),
+            FromWorker::NeedArtefact { cell, generation, hash } => {
+                self.cells.make_artefact(number, cell, generation, hash)
+            }
+            FromWorker::Foreign { cell } if listens => {
+                for connection in fds {
+                    if let Err(error) = self.workers.connect(cell.clone(), connection) {
+                        tracing::warn!(error = %format!("{error:#}"), "pass a client on");
+                    }
+                }
+            }
+            FromWorker::Idle => self.workers.let_go(number),
+            message @ (FromWorker::Loaded { .. } | FromWorker::Foreign { .. }) => {
+                // One that does not listen has no say in these.
+                tracing::debug!(worker = number, ?message, "not heard");
+            }
+            FromWorker::NeedHold { .. } | FromWorker::Usage { .. } | FromWorker::Release { .. } => {
+                tracing::error!(worker = number, "a worker speaks of another user's money");
+            }
         }
+        Ok(())
+    }
+
+    fn worker_ready(&mut self, number: u64, walls: Vec<Wall>) -> anyhow::Result<()> {
+        for wall in walls.iter().filter(|wall| !wall.stands) {
+            tracing::warn!(
+                wall = wall.name,
+                why = wall.detail,
+                "a wall around the worker is missing"
+            );
+        }
+        if self.require_walls
+            && let Some(missing) = walls.iter().find(|wall| !wall.stands)
+        {
+            anyhow::bail!(
+                "the wall `{}` is missing ({}), and nucleus.toml says require_walls = true; see `cell inspect --sandbox`",
+                missing.name,
+                missing.detail
+            );
+        }
+        self.walls = walls;
+        self.workers.ready(number);
+        self.cells.load_all(number, self.workers.listens(number), &self.workers);
+        self.workers.hand_over_waiting(number);
+        Ok(())
+    }
+
+    fn worker_gone(&mut self, number: u64) -> anyhow::Result<()> {
+        let Some(uid) = self.workers.user(number) else { return Ok(()) };
+        let listened = self.workers.listens(number);
+        tracing::info!(
+            worker = number,
+            uid,
+            "a worker is gone; what it did not report is not charged"
+        );
+        self.holds.release(uid)?;
+        self.workers.gone(number);
+        self.cells.worker_gone(number, listened);
         Ok(())
     }
 
@@ -176,9 +264,10 @@ impl Nucleus {
         match request {
             Request::Ping => drop(answer.send(Answer::Done)),
             Request::Ps => drop(answer.send(Answer::Cells(self.cells.rows()))),
+            Request::Walls => drop(answer.send(Answer::Walls(self.walls.clone()))),
             Request::Await { cell, hash } => {
-                self.cells.scan();
-                self.waiting.push((cell, hash, answer));
+                let scan = self.scanner.ask();
+                self.waiting.push(Waiting { cell, hash, scan, answer });
             }
             Request::Down => {}
         }
@@ -186,34 +275,44 @@ impl Nucleus {
 
     /// Answers those who wait for a cell to be live, refused or gone.
     fn answer_waiting(&mut self) {
-        let cells = &self.cells;
-        self.waiting.retain(|(cell, hash, answer)| match cells.settled(cell, hash.as_deref()) {
-            Some(settled) => {
-                let _ = answer.send(settled);
-                false
+        let (cells, scans) = (&self.cells, self.scans);
+        self.waiting.retain(|waiting| {
+            if waiting.scan > scans {
+                return true;
             }
-            None => true,
+            match cells.settled(&waiting.cell, waiting.hash.as_deref()) {
+                Some(settled) => {
+                    let _ = waiting.answer.send(settled);
+                    false
+                }
+                None => true,
+            }
         });
     }
 
     /// Lets calls in flight end, takes the last usage, and leaves nothing behind.
     fn go_down(&mut self, inbox: &Receiver<Event>) {
-        self.supervisor.send(&crate::link::ToWorker::Shutdown, &[]);
+        let mut running = self.workers.shut_down();
         let until = Instant::now() + DOWN_TIME_MAX;
-        while let Some(left) = until.checked_duration_since(Instant::now()) {
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|_| running > 0)
+        {
             match inbox.recv_timeout(left) {
-                Ok(Event::Worker(number, message)) if number == self.supervisor.number() => {
-                    if let Err(error) = self.worker_says(message) {
+                Ok(Event::Worker(number, message, fds)) => {
+                    let Some(uid) = self.workers.user(number) else { continue };
+                    if let Err(error) = self.worker_says(number, uid, message, fds) {
                         tracing::error!(error = %format!("{error:#}"), "take the last usage");
                         break;
                     }
                 }
-                Ok(Event::WorkerGone(number)) if number == self.supervisor.number() => break,
+                Ok(Event::WorkerGone(number)) => {
+                    running -= usize::from(self.workers.user(number).is_some());
+                    self.workers.gone(number);
+                }
                 Ok(_) => {}
                 Err(_) => break,
             }
         }
-        self.supervisor.kill();
+        self.workers.kill();
         self.cells.remove_sockets();
         let _ = fs::remove_file(self.home.socket());
         tracing::info!("nucleus is down");

@@ -10,7 +10,7 @@ use cell_abi::{AccountId, Fuel, Status};
 use cell_host::{CallSpec, Lease, Outcome, StopHandle};
 
 use super::cells::{Cells, Entry, Serving};
-use super::purse::{Meter, Purse, Reservation};
+use super::purse::{InFlight, Meter, Purse, Reservation};
 
 /// What a call frame asked for, with everything its future needs.
 #[derive(Debug)]
@@ -24,6 +24,10 @@ pub(super) struct Call {
     pub(super) payer: AccountId,
     pub(super) deadline: Instant,
     pub(super) stop: StopHandle,
+    /// Tells its connection from others, so that they take turns.
+    pub(super) caller: u64,
+    /// Counts the call for its user.
+    pub(super) _in_flight: InFlight,
 }
 
 /// A call that has an instance and a mailbox, and waits for its request.
@@ -85,12 +89,14 @@ impl Call {
                 return Err(self.refuse(Status::OutOfAtp, message.into_bytes()));
             }
         };
-        let mut lease = match until_stopped(&self.stop, self.serving.cell.checkout()).await {
+        let checkout = async { self.serving.cell(&self.cells).await?.checkout(self.caller).await };
+        let mut lease = match until_stopped(&self.stop, checkout).await {
             Ok(Ok(lease)) => lease,
             Ok(Err((status, message))) => return Err(self.refuse(status, message)),
             Err(status) => return Err(self.refuse(status, Vec::new())),
         };
-        let spec = CallSpec::new(self.payer, limit, self.deadline, self.stop.clone());
+        let mut spec = CallSpec::new(self.payer, limit, self.deadline, self.stop.clone());
+        spec.caller = self.caller;
         match lease.begin(spec, request_bytes).await {
             Ok(()) => Ok(Begun { call: self, lease, reservation: Some(reservation) }),
             Err(outcome) => Err(self.end(lease, outcome, reservation)),
@@ -100,6 +106,8 @@ impl Call {
     /// A reply to a call that did not run and costs nothing.
     pub(super) fn refuse(self, status: Status, message: Vec<u8>) -> Ended {
         self.entry.count(status, 0, &message);
+        // Its code may not even be loaded.
+        self.cells.wake(&self.entry);
         refusal(&self.header, status, message)
     }
 

@@ -1,30 +1,47 @@
 //! The cells this worker serves, by name.
+//!
+//! A cell that nobody calls is little more than its name: its code is asked for when it is first
+//! called, and let go when it has been idle.
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use cell_abi::{CellHash, CellName, Interface, Status};
-use cell_host::{Cell, LogLevel, ModuleInfo, Sandbox, Services, Share};
+use cell_host::{Cell, LogLevel, ModuleInfo, Resolving, Sandbox, Services, Share};
+use tokio::sync::Notify;
 
 use super::log::Log;
-use super::state::FileState;
+use super::state::{RemoteState, States};
 use crate::link::{CellStats, FromWorker, Link, LoadCell};
+use crate::manifest::Settings;
 
 /// Characters of a cell's last error that `cell ps` shows.
 const LAST_ERROR_CHARS_MAX: usize = 150;
 /// Cells per message of statistics, so that it fits a packet of the link.
-const ROWS_PER_REPORT: usize = 200;
+const ROWS_PER_REPORT: usize = 150;
 
 /// The table that sockets and calls between cells look into.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Cells {
+    sandbox: Arc<Sandbox>,
+    link: Arc<Link>,
+    states: States,
     entries: RwLock<HashMap<CellName, Arc<Entry>>>,
-    reported: Mutex<HashMap<CellName, CellStats>>,
+    /// Code whose artefact is on its way, by cell and generation.
+    asked: Mutex<HashMap<(String, u64), Asked>>,
+    /// Cells whose code is loaded, or that have something to report: all others are asleep.
+    awake: Mutex<HashMap<CellName, Arc<Entry>>>,
+}
+
+/// Code that waits for its artefact.
+#[derive(Debug)]
+struct Asked {
+    entry: Arc<Entry>,
+    serving: Arc<Serving>,
 }
 
 /// One name: the code that serves it now, and what is counted for it.
@@ -33,66 +50,132 @@ pub(super) struct Entry {
     pub(super) name: CellName,
     current: RwLock<Option<Arc<Serving>>>,
     log: Mutex<Log>,
-    pub(super) calls: AtomicU64,
-    pub(super) failed: AtomicU64,
-    pub(super) fuel: AtomicU64,
+    state: Arc<RemoteState>,
+    /// Old and new code share one state while old calls end.
+    state_turn: Arc<tokio::sync::Mutex<()>>,
+    calls: AtomicU64,
+    failed: AtomicU64,
+    fuel: AtomicU64,
     last_error: Mutex<Option<String>>,
+    reported: Mutex<CellStats>,
 }
 
 /// One generation of a cell's code and settings.
 #[derive(Debug)]
 pub(super) struct Serving {
-    pub(super) cell: Arc<Cell>,
+    pub(super) interface: Interface,
+    pub(super) has_json: bool,
     pub(super) call_time_max: Duration,
-    idle: Duration,
+    name: CellName,
+    hash: CellHash,
+    generation: u64,
+    memory_pages: u64,
+    data_bytes: u64,
+    settings: Settings,
+    code: Mutex<Code>,
+    changed: Notify,
+    retired: AtomicBool,
+}
+
+#[derive(Debug)]
+enum Code {
+    Asleep,
+    Asked,
+    /// Loaded, and since when nothing uses it, if that was seen.
+    Loaded(Arc<Cell>, Option<Instant>),
 }
 
 impl Cells {
-    /// Serves a cell with new code; calls in flight end on the old code. Also says whether the name is new.
-    pub(super) fn load(
-        self: &Arc<Self>,
-        sandbox: &Arc<Sandbox>,
-        load: &LoadCell,
-        log: Option<OwnedFd>,
-    ) -> anyhow::Result<(Arc<Entry>, bool)> {
-        let name = CellName::parse(&load.cell)?;
-        let hash = CellHash::parse(&load.hash)?;
-        let facts = &load.facts;
-        let interface = Interface::parse(facts.interface.as_bytes())?;
-        let info =
-            ModuleInfo::of_cell(interface, facts.has_json, facts.memory_pages, facts.data_bytes);
-        let module = sandbox.load(&load.artefact, info, hash)?;
-        let mut options = load.settings.options();
-        // Old and new code share one state while old calls end.
-        if let Some(old) = self.entry(&name).and_then(|entry| entry.serving()) {
-            options.state = Arc::clone(&old.cell.options().state);
-            options.state_turn = Arc::clone(&old.cell.options().state_turn);
-        } else {
-            options.state = Arc::new(FileState::new(&load.data));
+    pub(super) fn new(sandbox: Arc<Sandbox>, link: Arc<Link>, states: States) -> Self {
+        Self {
+            sandbox,
+            link,
+            states,
+            entries: RwLock::default(),
+            asked: Mutex::default(),
+            awake: Mutex::default(),
         }
-        let services = Arc::clone(self) as Arc<dyn Services>;
-        let cell = Cell::new(sandbox, name.clone(), module, options, services)?;
-        let serving = Arc::new(Serving {
-            cell,
+    }
+
+    /// Serves a cell with new code; calls in flight end on the old code. Also says whether the name
+    /// is new.
+    pub(super) fn load(&self, load: &LoadCell) -> anyhow::Result<(Arc<Entry>, bool)> {
+        let name = CellName::parse(&load.cell)?;
+        let serving = Serving {
+            interface: Interface::parse(load.facts.interface.as_bytes())?,
+            has_json: load.facts.has_json,
             call_time_max: Duration::from_millis(load.settings.call_ms_max),
-            idle: Duration::from_secs(load.settings.idle_s),
-        });
-        let log = log.context("a cell came without its log")?;
-        let mut entries = write(&self.entries);
-        let known = entries.get(&name).cloned();
-        let is_new = known.is_none();
-        let entry = match known {
-            Some(entry) => {
-                lock(&entry.log).reopen(log);
-                entry
-            }
-            None => Arc::clone(
-                entries.entry(name.clone()).or_insert_with(|| Arc::new(Entry::new(name, log))),
-            ),
+            name: name.clone(),
+            hash: CellHash::parse(&load.hash)?,
+            generation: load.generation,
+            memory_pages: load.facts.memory_pages,
+            data_bytes: load.facts.data_bytes,
+            settings: load.settings.clone(),
+            code: Mutex::new(Code::Asleep),
+            changed: Notify::new(),
+            retired: AtomicBool::new(false),
         };
+        let mut entries = write(&self.entries);
+        let is_new = !entries.contains_key(&name);
+        let entry = Arc::clone(
+            entries
+                .entry(name.clone())
+                .or_insert_with(|| Arc::new(Entry::new(name, Arc::clone(&self.states)))),
+        );
         drop(entries);
-        entry.serve(Some(serving));
+        entry.serve(Some(Arc::new(serving)));
         Ok((entry, is_new))
+    }
+
+    /// Takes the artefact of code that is called, or why there is none.
+    pub(super) fn artefact(
+        self: &Arc<Self>,
+        cell: &str,
+        generation: u64,
+        artefact: Result<OwnedFd, String>,
+    ) {
+        let asked = lock(&self.asked).remove(&(cell.to_owned(), generation));
+        let Some(Asked { entry, serving }) = asked else { return };
+        let loaded = artefact.and_then(|artefact| {
+            self.make(&entry, &serving, artefact).map_err(|error| format!("{error:#}"))
+        });
+        let mut code = lock(&serving.code);
+        *code = match loaded {
+            Ok(cell) => {
+                if serving.retired.load(Relaxed) {
+                    cell.retire();
+                }
+                Code::Loaded(cell, None)
+            }
+            Err(error) => {
+                entry.last_error(&error);
+                // The next call asks again.
+                Code::Asleep
+            }
+        };
+        drop(code);
+        serving.changed.notify_waiters();
+        self.wake(&entry);
+    }
+
+    fn make(
+        self: &Arc<Self>,
+        entry: &Entry,
+        serving: &Serving,
+        artefact: OwnedFd,
+    ) -> anyhow::Result<Arc<Cell>> {
+        let info = ModuleInfo::of_cell(
+            serving.interface.clone(),
+            serving.has_json,
+            serving.memory_pages,
+            serving.data_bytes,
+        );
+        let module = self.sandbox.load(artefact.into(), info, serving.hash)?;
+        let mut options = serving.settings.options();
+        options.state = Arc::clone(&entry.state) as _;
+        options.state_turn = Arc::clone(&entry.state_turn);
+        let services = Arc::clone(self) as Arc<dyn Services>;
+        Ok(Cell::new(&self.sandbox, serving.name.clone(), module, options, services)?)
     }
 
     /// Stops serving a name; its calls in flight end in peace.
@@ -101,39 +184,43 @@ impl Cells {
         if let Some(entry) = write(&self.entries).remove(&name) {
             entry.serve(None);
         }
-        lock(&self.reported).remove(&name);
+        lock(&self.awake).remove(&name);
     }
 
-    pub(super) fn reopen_log(&self, name: &str, file: OwnedFd) {
+    pub(super) fn open_log(&self, name: &str, file: OwnedFd) {
         if let Some(entry) = CellName::parse(name).ok().and_then(|name| self.entry(&name)) {
-            lock(&entry.log).reopen(file);
+            lock(&entry.log).open(file);
         }
     }
 
-    /// Destroys instances that nobody called for as long as their cell says.
+    /// Destroys instances that nobody called for as long as their cell says, and lets the code of
+    /// cells without instances go.
     pub(super) fn stop_idle(&self) {
-        for entry in self.all() {
+        let awake: Vec<_> = lock(&self.awake).values().cloned().collect();
+        for entry in awake {
             if let Some(serving) = entry.serving() {
-                serving.cell.stop_idle(serving.idle);
+                serving.stop_idle();
             }
         }
     }
 
-    /// Sends the counters of every cell that changed.
-    pub(super) fn report(&self, link: &Link) -> io::Result<()> {
+    /// Sends the counters of every cell that changed, and forgets who sleeps.
+    pub(super) fn report(&self) -> io::Result<()> {
         let mut changed = Vec::new();
-        let mut reported = lock(&self.reported);
-        for entry in self.all() {
+        lock(&self.awake).retain(|_, entry| {
+            let asleep = entry.serving().is_none_or(|serving| serving.is_asleep());
             let stats = entry.stats();
-            if reported.get(&entry.name) != Some(&stats) {
-                reported.insert(entry.name.clone(), stats.clone());
+            let mut reported = lock(&entry.reported);
+            if *reported != stats {
+                reported.clone_from(&stats);
                 changed.push(stats);
+                return true;
             }
-        }
-        drop(reported);
+            !asleep
+        });
         changed
             .chunks(ROWS_PER_REPORT)
-            .try_for_each(|rows| link.send(&FromWorker::Stats { rows: rows.to_vec() }, &[]))
+            .try_for_each(|rows| self.link.send(&FromWorker::Stats { rows: rows.to_vec() }, &[]))
     }
 
     /// Counts calls that one cell made to others.
@@ -146,39 +233,66 @@ impl Cells {
         }
     }
 
-    fn entry(&self, name: &CellName) -> Option<Arc<Entry>> {
+    pub(super) fn entry(&self, name: &CellName) -> Option<Arc<Entry>> {
         self.entries.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
-    fn all(&self) -> Vec<Arc<Entry>> {
-        self.entries.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    /// From now on the cell is looked at in every round.
+    pub(super) fn wake(&self, entry: &Arc<Entry>) {
+        lock(&self.awake).entry(entry.name.clone()).or_insert_with(|| Arc::clone(entry));
+    }
+
+    fn ask(&self, serving: &Arc<Serving>) -> Result<(), (Status, Vec<u8>)> {
+        let gone = || (Status::Gone, Vec::new());
+        let entry = self.entry(&serving.name).ok_or_else(gone)?;
+        let cell = serving.name.as_str().to_owned();
+        let generation = serving.generation;
+        let asked = Asked { entry, serving: Arc::clone(serving) };
+        lock(&self.asked).insert((cell.clone(), generation), asked);
+        let hash = serving.hash.to_string();
+        // A nucleus that is gone takes this process with it.
+        self.link
+            .send(&FromWorker::NeedArtefact { cell, generation, hash }, &[])
+            .map_err(|error| (Status::HostFault, error.to_string().into_bytes()))
     }
 }
 
 impl Services for Cells {
-    fn resolve(&self, name: &CellName) -> Result<Arc<Cell>, Status> {
-        let entry = self.entry(name).ok_or(Status::UnknownCell)?;
-        let serving = entry.serving().ok_or(Status::Gone)?;
-        Ok(Arc::clone(&serving.cell))
+    fn resolve<'a>(&'a self, name: &'a CellName) -> Resolving<'a> {
+        Box::pin(async move {
+            let entry = self.entry(name).ok_or(Status::UnknownCell)?;
+            let serving = entry.serving().ok_or(Status::Gone)?;
+            serving.cell(self).await.map_err(|(status, _)| status)
+        })
     }
 
     fn log(&self, cell: &CellName, level: LogLevel, line: &[u8]) {
-        if let Some(entry) = self.entry(cell) {
-            lock(&entry.log).write(level, line);
+        let Some(entry) = self.entry(cell) else { return };
+        let mut log = lock(&entry.log);
+        log.write(level, line);
+        if log.needs_file() {
+            // A nucleus that is gone takes this process with it.
+            let _ = self.link.send(&FromWorker::NeedLog { cell: cell.as_str().to_owned() }, &[]);
         }
     }
 }
 
 impl Entry {
-    fn new(name: CellName, log: OwnedFd) -> Self {
+    fn new(name: CellName, states: States) -> Self {
         Self {
-            name,
             current: RwLock::default(),
-            log: Mutex::new(Log::new(log)),
+            log: Mutex::new(Log::new()),
+            state: Arc::new(RemoteState::new(name.as_str().to_owned(), states)),
+            state_turn: Arc::default(),
             calls: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             fuel: AtomicU64::new(0),
             last_error: Mutex::default(),
+            reported: Mutex::new(CellStats {
+                cell: name.as_str().to_owned(),
+                ..CellStats::default()
+            }),
+            name,
         }
     }
 
@@ -195,33 +309,114 @@ impl Entry {
             self.failed.fetch_add(1, Relaxed);
             let colon = if message.is_empty() { "" } else { ": " };
             let text = format!("{}{colon}{}", status.describe(), String::from_utf8_lossy(message));
-            // Short and plain, so that the rows of a report fit their packet.
-            let text =
-                text.chars().filter(|c| !c.is_control()).take(LAST_ERROR_CHARS_MAX).collect();
-            *lock(&self.last_error) = Some(text);
+            self.last_error(&text);
         }
+    }
+
+    fn last_error(&self, text: &str) {
+        *lock(&self.last_error) = Some(shortened(text));
     }
 
     fn serve(&self, serving: Option<Arc<Serving>>) {
         let old = std::mem::replace(&mut *write(&self.current), serving);
         if let Some(old) = old {
-            old.cell.retire();
+            old.retire();
         }
     }
 
     fn stats(&self) -> CellStats {
-        let serving = self.serving();
+        let cell = self.serving().and_then(|serving| serving.loaded());
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         CellStats {
             cell: self.name.as_str().to_owned(),
             calls: self.calls.load(Relaxed),
             failed: self.failed.load(Relaxed),
             fuel: self.fuel.load(Relaxed),
-            instances: serving.as_ref().map_or(0, |s| count(s.cell.instances())),
-            waiting: serving.as_ref().map_or(0, |s| count(s.cell.waiting())),
+            instances: cell.as_ref().map_or(0, |cell| count(cell.instances())),
+            waiting: cell.as_ref().map_or(0, |cell| count(cell.waiting())),
             last_error: lock(&self.last_error).clone(),
+            resting: cell.and_then(|cell| cell.resting()).map(|why| shortened(&why)),
         }
     }
+}
+
+impl Serving {
+    /// The code, loaded; asks the nucleus for it if need be.
+    pub(super) async fn cell(
+        self: &Arc<Self>,
+        cells: &Cells,
+    ) -> Result<Arc<Cell>, (Status, Vec<u8>)> {
+        if let Code::Loaded(cell, unused) = &mut *lock(&self.code) {
+            *unused = None;
+            return Ok(Arc::clone(cell));
+        }
+        let mut waited = false;
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Registered before the look, so that no change is missed in between.
+            changed.as_mut().enable();
+            {
+                let mut code = lock(&self.code);
+                match &mut *code {
+                    Code::Loaded(cell, unused) => {
+                        *unused = None;
+                        return Ok(Arc::clone(cell));
+                    }
+                    Code::Asleep if waited => {
+                        let reason = "its code could not be loaded; see `cell ps`";
+                        return Err((Status::HostFault, reason.into()));
+                    }
+                    Code::Asleep => {
+                        cells.ask(self)?;
+                        *code = Code::Asked;
+                    }
+                    Code::Asked => {}
+                }
+            }
+            waited = true;
+            changed.await;
+        }
+    }
+
+    fn loaded(&self) -> Option<Arc<Cell>> {
+        match &*lock(&self.code) {
+            Code::Loaded(cell, _) => Some(Arc::clone(cell)),
+            Code::Asleep | Code::Asked => None,
+        }
+    }
+
+    fn is_asleep(&self) -> bool {
+        matches!(&*lock(&self.code), Code::Asleep)
+    }
+
+    fn retire(&self) {
+        self.retired.store(true, Relaxed);
+        if let Some(cell) = self.loaded() {
+            cell.retire();
+        }
+    }
+
+    fn stop_idle(&self) {
+        let idle = Duration::from_secs(self.settings.idle_s);
+        let mut code = lock(&self.code);
+        let Code::Loaded(cell, unused) = &mut *code else { return };
+        cell.stop_idle(idle);
+        // Nobody else has it, so nobody can begin to use it while the lock is held.
+        if Arc::strong_count(cell) > 1 || cell.resting().is_some() {
+            *unused = None;
+            return;
+        }
+        let now = Instant::now();
+        if now.saturating_duration_since(*unused.get_or_insert(now)) >= idle {
+            *code = Code::Asleep;
+        }
+    }
+}
+
+/// Short and plain, so that the rows of a report fit their packet.
+fn shortened(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(LAST_ERROR_CHARS_MAX).collect()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

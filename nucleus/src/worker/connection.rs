@@ -15,7 +15,7 @@ use mio::net::UnixStream;
 
 use super::call::{Begun, Call, Ended, Payload, refusal};
 use super::cells::{Cells, Entry};
-use super::purse::{Meter, Purse};
+use super::purse::{CALLS_PER_USER_MAX, Meter, Purse};
 use super::unsent::{Segment, write_reply};
 
 /// Bytes read from a socket at a time; also the size of each loop's read buffer.
@@ -59,6 +59,8 @@ pub(super) struct Connection {
     entry: Arc<Entry>,
     purse: Arc<Purse>,
     payer: AccountId,
+    /// Tells this connection from the worker's others.
+    caller: u64,
     slots: Vec<Slot>,
     greeted: bool,
     /// The socket may have more to read.
@@ -103,6 +105,7 @@ impl Connection {
         entry: Arc<Entry>,
         purse: Arc<Purse>,
         payer: AccountId,
+        caller: u64,
     ) -> Self {
         Self {
             stream,
@@ -110,6 +113,7 @@ impl Connection {
             entry,
             purse,
             payer,
+            caller,
             slots: Vec::new(),
             greeted: false,
             readable: true,
@@ -438,7 +442,7 @@ impl Connection {
             return Err(refuse(Status::UnknownCell));
         }
         let serving = self.entry.serving().ok_or_else(|| refuse(Status::Gone))?;
-        let interface = serving.cell.interface();
+        let interface = &serving.interface;
         let Some((number, receptor)) = interface.find(open.receptor.as_str()) else {
             let known: Vec<_> = interface.receptors().iter().map(|r| r.name.as_str()).collect();
             return Err((
@@ -472,13 +476,17 @@ impl Connection {
             .filter(|slot| slot.receptor == header.receptor)
             .ok_or_else(|| refuse(Status::BadSlot))?;
         let serving = self.entry.serving().ok_or_else(|| refuse(Status::Gone))?;
-        let receptor = serving.cell.interface().receptors().get(usize::from(header.receptor));
+        let receptor = serving.interface.receptors().get(usize::from(header.receptor));
         if receptor.map(|receptor| receptor.fingerprint) != Some(slot.fingerprint) {
             return Err(refuse(Status::Gone));
         }
-        if header.flags.is_json() && !serving.cell.has_json() {
+        if header.flags.is_json() && !serving.has_json {
             return Err(refuse(Status::NoJson));
         }
+        let in_flight = self.purse.enter().ok_or_else(|| {
+            let message = format!("this user has {CALLS_PER_USER_MAX} calls in flight");
+            refusal(&header, Status::Busy, message.into_bytes())
+        })?;
         let stop = StopHandle::new();
         self.in_flight.push((header.request_id, stop.clone()));
         Ok(Call {
@@ -491,6 +499,8 @@ impl Connection {
             deadline: Instant::now() + serving.call_time_max,
             serving,
             stop,
+            caller: self.caller,
+            _in_flight: in_flight,
         })
     }
 

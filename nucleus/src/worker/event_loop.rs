@@ -7,15 +7,16 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use cell_host::StopHandle;
+use cell_host::limits::SLICE_FUEL;
 use mio::net::{UnixListener, UnixStream};
 use mio::{Events, Interest, Token};
 use tokio::runtime::Handle;
@@ -23,10 +24,15 @@ use tokio::runtime::Handle;
 use super::call::{Begun, Ended};
 use super::cells::Entry;
 use super::connection::{Connection, READ_BYTES, Task};
-use super::{AbortOnPanic, Worker, account_of};
+use super::run_queue::RunQueue;
+use super::{AbortOnPanic, Worker};
+use crate::link::FromWorker;
 
 /// Connections all loops together may have; one more is closed at once.
 const CONNECTIONS_MAX: usize = 4096;
+/// Fuel that calls of one connection may burn in its turn; what came with them is queued, and takes
+/// turns with other connections' calls.
+const FUEL_PER_TURN: u64 = SLICE_FUEL;
 /// How often deadlines, stalled connections and cancelled calls are looked at.
 const TICK: Duration = Duration::from_millis(25);
 const WAKE: Token = Token(usize::MAX);
@@ -51,6 +57,8 @@ struct Shared {
     peers: OnceLock<Vec<Arc<Self>>>,
     next_peer: AtomicUsize,
     connections: Arc<AtomicUsize>,
+    /// Numbers that tell connections apart, over all loops.
+    callers: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -67,7 +75,7 @@ impl Loops {
         worker: &Arc<Worker>,
         runtime: &Handle,
     ) -> io::Result<Self> {
-        let connections = Arc::new(AtomicUsize::new(0));
+        let (connections, callers) = (Arc::default(), Arc::default());
         let mut shared = Vec::new();
         let mut polls = Vec::new();
         for _ in 0..threads.max(1) {
@@ -80,6 +88,7 @@ impl Loops {
                 peers: OnceLock::new(),
                 next_peer: AtomicUsize::new(0),
                 connections: Arc::clone(&connections),
+                callers: Arc::clone(&callers),
             }));
             polls.push(poll);
         }
@@ -103,6 +112,21 @@ impl Loops {
         let shared = self.shared.get(at).ok_or_else(|| io::Error::other("no loop"))?;
         shared.send(Mail::Listen(entry, listener));
         Ok(())
+    }
+
+    /// Serves a client whose connection was accepted elsewhere.
+    pub(super) fn serve(&self, entry: Arc<Entry>, connection: OwnedFd) {
+        let stream = std::os::unix::net::UnixStream::from(connection);
+        let at = self.next.fetch_add(1, Relaxed) % self.shared.len();
+        if let (Some(shared), Ok(())) = (self.shared.get(at), stream.set_nonblocking(true)) {
+            shared.connections.fetch_add(1, Relaxed);
+            shared.send(Mail::Connection(UnixStream::from_std(stream), entry));
+        }
+    }
+
+    /// How many connections all loops have.
+    pub(super) fn connections(&self) -> Arc<AtomicUsize> {
+        self.shared.first().map(|shared| Arc::clone(&shared.connections)).unwrap_or_default()
     }
 
     /// Closes a cell's listening socket.
@@ -166,13 +190,14 @@ struct EventLoop {
     shared: Arc<Shared>,
     worker: Arc<Worker>,
     listeners: Vec<Option<(UnixListener, Arc<Entry>)>>,
+    vacant_listeners: Vec<usize>,
     connections: Vec<Option<(Connection, u64)>>,
     vacant: Vec<usize>,
     serial: u64,
     running: Vec<Option<Running>>,
     free: Vec<usize>,
     wakers: Vec<Waker>,
-    queue: VecDeque<usize>,
+    queue: RunQueue,
     /// Connections that ended their turn with more to do.
     turns: VecDeque<usize>,
     buffer: Vec<u8>,
@@ -189,13 +214,14 @@ impl EventLoop {
             shared,
             worker,
             listeners: Vec::new(),
+            vacant_listeners: Vec::new(),
             connections: Vec::new(),
             vacant: Vec::new(),
             serial: 0,
             running: Vec::new(),
             free: Vec::new(),
             wakers: Vec::new(),
-            queue: VecDeque::new(),
+            queue: RunQueue::default(),
             turns: VecDeque::new(),
             buffer: vec![0; READ_BYTES],
             tasks: Vec::new(),
@@ -235,7 +261,7 @@ impl EventLoop {
             if let Some(at) = self.turns.pop_front() {
                 self.turn(at);
             }
-            if let Some(task) = self.queue.pop_front() {
+            if let Some(task) = self.queue.pop() {
                 self.advance(task);
             }
             if self.ticked.elapsed() >= TICK {
@@ -268,7 +294,7 @@ impl EventLoop {
                 && !running.queued
             {
                 running.queued = true;
-                self.queue.push_back(task);
+                self.queue.push(running.connection, task);
             }
         }
     }
@@ -277,7 +303,7 @@ impl EventLoop {
         let listener = std::os::unix::net::UnixListener::from(fd);
         listener.set_nonblocking(true)?;
         let mut listener = UnixListener::from_std(listener);
-        let at = self.listeners.iter().position(Option::is_none).unwrap_or(self.listeners.len());
+        let at = self.vacant_listeners.pop().unwrap_or(self.listeners.len());
         self.poll.registry().register(&mut listener, Token(LISTENERS + at), Interest::READABLE)?;
         if at == self.listeners.len() {
             self.listeners.push(None);
@@ -291,12 +317,13 @@ impl EventLoop {
     }
 
     fn unlisten(&mut self, cell: &str) {
-        for place in &mut self.listeners {
+        for (at, place) in self.listeners.iter_mut().enumerate() {
             if let Some((listener, entry)) = place
                 && entry.name.as_str() == cell
             {
                 let _ = self.poll.registry().deregister(listener);
                 *place = None;
+                self.vacant_listeners.push(at);
             }
         }
     }
@@ -331,14 +358,21 @@ impl EventLoop {
     }
 
     fn connect(&mut self, mut stream: UnixStream, entry: Arc<Entry>) -> io::Result<()> {
+        let (serves_uid, payer) = self.worker.serves;
+        let uid = peer_uid(&stream).inspect_err(|_| self.disconnected())?;
+        if uid != serves_uid {
+            // Another user's calls run in another process.
+            self.disconnected();
+            let foreign = FromWorker::Foreign { cell: entry.name.as_str().to_owned() };
+            return self.worker.link.send(&foreign, &[stream.as_fd()]);
+        }
         let at = self.vacant.pop().unwrap_or(self.connections.len());
         if at == self.connections.len() {
             self.connections.push(None);
         }
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registered = self.poll.registry().register(&mut stream, Token(at), interest);
-        let uid = registered.and_then(|()| peer_uid(&stream));
-        let uid = uid.inspect_err(|_| {
+        registered.inspect_err(|_| {
             self.vacant.push(at);
             self.shared.connections.fetch_sub(1, Relaxed);
         })?;
@@ -346,8 +380,9 @@ impl EventLoop {
         self.serial += 1;
         if let Some(place) = self.connections.get_mut(at) {
             let cells = Arc::clone(&self.worker.cells);
-            let payer = account_of(uid, self.worker.owner);
-            *place = Some((Connection::new(stream, cells, entry, purse, payer), self.serial));
+            let caller = self.shared.callers.fetch_add(1, Relaxed);
+            let connection = Connection::new(stream, cells, entry, purse, payer, caller);
+            *place = Some((connection, self.serial));
         }
         self.turn(at);
         Ok(())
@@ -367,8 +402,9 @@ impl EventLoop {
         let serial = *serial;
         let mut tasks = std::mem::take(&mut self.tasks);
         let alive = connection.read(&mut self.buffer, &mut tasks);
+        let mut burned = 0_u64;
         for task in tasks.drain(..) {
-            self.start(at, serial, task);
+            burned += self.start(at, serial, task, burned < FUEL_PER_TURN);
         }
         self.tasks = tasks;
         if alive { self.settle(at) } else { self.disconnect(at) }
@@ -391,10 +427,15 @@ impl EventLoop {
         let _ = self.poll.registry().deregister(connection.stream_mut());
         connection.close();
         self.vacant.push(at);
+        self.disconnected();
+    }
+
+    fn disconnected(&self) {
         self.shared.connections.fetch_sub(1, Relaxed);
     }
 
-    fn start(&mut self, connection: usize, serial: u64, task: Task) {
+    /// Starts a task, and runs its first slice if it may at once; returns what that burned.
+    fn start(&mut self, connection: usize, serial: u64, task: Task, at_once: bool) -> u64 {
         let (stop, deadline, future): (_, _, Pin<Box<dyn Future<Output = Done> + Send>>) =
             match task {
                 Task::Run(call, request) => {
@@ -427,33 +468,42 @@ impl EventLoop {
                 .push(Arc::new(TaskWaker { task: at, shared: Arc::clone(&self.shared) }).into());
         }
         if let Some(place) = self.running.get_mut(at) {
-            *place = Some(Running { connection, serial, future, stop, deadline, queued: false });
+            let queued = !at_once;
+            *place = Some(Running { connection, serial, future, stop, deadline, queued });
         }
-        self.poll_task(at);
+        if at_once {
+            return self.poll_task(at).unwrap_or(SLICE_FUEL);
+        }
+        self.queue.push(connection, at);
+        0
     }
 
     /// Goes on with a task from the run queue, and sends what came of it.
     fn advance(&mut self, task: usize) {
         let connection =
             self.running.get(task).and_then(Option::as_ref).map(|running| running.connection);
-        if self.poll_task(task)
+        if self.poll_task(task).is_some()
             && let Some(connection) = connection
         {
             self.settle(connection);
         }
     }
 
-    /// Polls a task once; `true` when it is done.
-    fn poll_task(&mut self, task: usize) -> bool {
+    /// Polls a task once; when it is done, returns what its call burned.
+    fn poll_task(&mut self, task: usize) -> Option<u64> {
         let (Some(Some(running)), Some(waker)) =
             (self.running.get_mut(task), self.wakers.get(task))
         else {
-            return false;
+            return None;
         };
         running.queued = false;
         let Poll::Ready(done) = running.future.as_mut().poll(&mut Context::from_waker(waker))
         else {
-            return false;
+            return None;
+        };
+        let burned = match &done {
+            Done::Ended(ended) => ended.header.fuel.0,
+            Done::Begun(_) => 0,
         };
         let (connection, serial) = (running.connection, running.serial);
         if let Some(place) = self.running.get_mut(task) {
@@ -469,7 +519,7 @@ impl EventLoop {
                 {
                     begun.abandon();
                 }
-                return true;
+                return Some(burned);
             }
         };
         match done {
@@ -479,7 +529,7 @@ impl EventLoop {
                 Err((asked, ended)) => connection.refuse_large(&asked, ended),
             },
         }
-        true
+        Some(burned)
     }
 
     fn tick(&mut self) {
@@ -492,7 +542,7 @@ impl EventLoop {
             }
             if running.stop.status().is_some() && !running.queued {
                 running.queued = true;
-                self.queue.push_back(at);
+                self.queue.push(running.connection, at);
             }
         }
         self.watching = self.running.len() > self.free.len();
@@ -508,9 +558,7 @@ impl EventLoop {
 }
 
 fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
-    let fd = rustix::fd::AsFd::as_fd(stream);
-
-    Ok(rustix::net::sockopt::socket_peercred(fd)?.uid.as_raw())
+    Ok(rustix::net::sockopt::socket_peercred(stream.as_fd())?.uid.as_raw())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

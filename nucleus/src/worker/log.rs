@@ -12,30 +12,53 @@ const BYTES_PER_S_MAX: u64 = 256 << 10;
 /// Bytes a cell may log at once after a silence.
 const BURST_BYTES_MAX: u64 = 1 << 20;
 
+/// Bytes of records that wait for the log's file; what goes beyond is dropped and counted.
+const WAITING_BYTES_MAX: usize = 64 << 10;
+
 /// Where one cell's records go.
 #[derive(Debug)]
 pub(super) struct Log {
-    file: File,
+    /// Asked for when there is something to log: most cells have nothing to say.
+    file: Option<File>,
+    asked: bool,
+    waiting: Vec<u8>,
     allowance: u64,
     refilled: Instant,
     dropped: u64,
 }
 
 impl Log {
-    pub(super) fn new(file: OwnedFd) -> Self {
-        Self { file: file.into(), allowance: BURST_BYTES_MAX, refilled: Instant::now(), dropped: 0 }
+    pub(super) fn new() -> Self {
+        Self {
+            file: None,
+            asked: false,
+            waiting: Vec::new(),
+            allowance: BURST_BYTES_MAX,
+            refilled: Instant::now(),
+            dropped: 0,
+        }
     }
 
     /// Writes there from now on.
-    pub(super) fn reopen(&mut self, file: OwnedFd) {
-        self.file = file.into();
+    pub(super) fn open(&mut self, file: OwnedFd) {
+        let waiting = std::mem::take(&mut self.waiting);
+        self.file = Some(file.into());
+        self.put(&waiting);
+    }
+
+    /// Whether a file is to be asked for now; tells it once.
+    pub(super) const fn needs_file(&mut self) -> bool {
+        let needs = self.file.is_none() && !self.asked;
+        self.asked = true;
+        needs
     }
 
     /// Writes one record, or counts it as dropped.
     pub(super) fn write(&mut self, level: LogLevel, line: &[u8]) {
         self.refill();
         let cost = line.len() as u64 + 32;
-        if cost > self.allowance {
+        let fits = self.file.is_some() || self.waiting.len() < WAITING_BYTES_MAX;
+        if cost > self.allowance || !fits {
             self.dropped += 1;
             return;
         }
@@ -61,8 +84,15 @@ impl Log {
         };
         let record =
             format!("{}.{:03} {level} {}\n", since.as_secs(), since.subsec_millis(), escape(line));
-        // A full disk must not stop the cell; the record is lost.
-        let _ = self.file.write_all(record.as_bytes());
+        self.put(record.as_bytes());
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        match &mut self.file {
+            // A full disk must not stop the cell; the record is lost.
+            Some(file) => drop(file.write_all(bytes)),
+            None => self.waiting.extend_from_slice(bytes),
+        }
     }
 
     fn refill(&mut self) {
@@ -102,7 +132,10 @@ mod tests {
     #[test]
     fn a_flood_is_cut_and_counted() {
         let mut file = tempfile::tempfile().unwrap();
-        let mut log = Log::new(file.try_clone().unwrap().into());
+        let mut log = Log::new();
+        assert!(log.needs_file() && !log.needs_file());
+        log.write(LogLevel::Info, b"before there was a file");
+        log.open(file.try_clone().unwrap().into());
         for _ in 0..2000 {
             log.write(LogLevel::Info, &[b'x'; 1000]);
         }
@@ -110,6 +143,7 @@ mod tests {
         let mut text = String::new();
         file.rewind().unwrap();
         file.read_to_string(&mut text).unwrap();
+        assert!(text.lines().next().unwrap().ends_with("before there was a file"));
         assert!(text.len() as u64 <= BURST_BYTES_MAX + BYTES_PER_S_MAX, "{}", text.len());
     }
 }

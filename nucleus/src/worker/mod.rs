@@ -10,19 +10,23 @@ mod connection;
 mod event_loop;
 mod log;
 mod purse;
+mod run_queue;
 mod state;
 mod unsent;
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use cell_abi::AccountId;
+use cell_abi::{AccountId, CellName};
 use cell_host::{Allocation, Sandbox};
 
-use crate::link::{FromWorker, Link, ToWorker};
+use crate::link::state::StateStream;
+use crate::link::{FromWorker, Link, Start, ToWorker};
+use crate::walls;
 use cells::Cells;
 use event_loop::Loops;
 use purse::Purses;
@@ -33,8 +37,14 @@ use purse::Purses;
 const INSTANCES_MAX: u32 = 1000;
 /// Largest memory of an instance, in bytes: what `memory_mb_max` may go up to.
 const MEMORY_BYTES_MAX: usize = 64 << 20;
+/// Private memory of a worker besides its guests', in bytes: stacks, tables, buffers.
+const OWN_BYTES_MAX: u64 = 8 << 30;
 /// How often usage is reported: the most a crash of the worker can leave unpaid.
 const REPORT_EVERY: Duration = Duration::from_millis(40);
+
+/// A worker of another user than the nucleus' owner that has had no client for so many reports says
+/// so, and is ended.
+const REPORTS_BEFORE_IDLE: u32 = 250;
 
 /// How long calls in flight may take to end when the nucleus goes down.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
@@ -42,44 +52,30 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
 /// Everything the worker's threads share.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    sandbox: Arc<Sandbox>,
     cells: Arc<Cells>,
     purses: Purses,
-    link: Link,
-    /// The nucleus' owner, and the account the owner's calls run under.
-    owner: (u32, AccountId),
+    link: Arc<Link>,
+    /// The user whose calls run here, and the account that pays for them.
+    serves: (u32, AccountId),
 }
 
 /// Runs until the nucleus closes the link.
 pub(crate) fn run() -> anyhow::Result<()> {
     // The nucleus may die without a word; nothing of it must stay behind.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    walls::close_inherited_descriptors()?;
     let link = Link::from_fd(rustix::stdio::stdin().try_clone_to_owned().context("take the link")?);
     close_standard_input()?;
     let reader = link.try_clone()?;
     let mut buffer = Vec::new();
-    let Some((ToWorker::Owner { uid, account }, _)) = reader.receive(&mut buffer)? else {
-        bail!("the nucleus did not say who its owner is");
+    let Some((ToWorker::Start(start), fds)) = reader.receive(&mut buffer)? else {
+        bail!("the nucleus did not say whom to serve");
     };
-    let pooled =
-        Allocation::Pooled { instances_max: INSTANCES_MAX, memory_bytes_max: MEMORY_BYTES_MAX };
-    let sandbox = Arc::new(Sandbox::new(pooled)?);
-    // WASI's timers need a runtime; its one thread only keeps time.
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let worker = Arc::new(Worker {
-        sandbox,
-        cells: Arc::default(),
-        purses: Purses::new(link.try_clone()?),
-        link,
-        owner: (uid, AccountId::parse(&account)?),
-    });
-    raise_descriptor_limit();
-    let threads = thread::available_parallelism().map_or(2, usize::from);
-    let loops = Loops::start(threads, &worker, runtime.handle())?;
-    let reporter = Arc::clone(&worker);
-    thread::Builder::new().name("report".into()).spawn(move || report(&reporter))?;
-    worker.link.send(&FromWorker::Ready, &[])?;
+    let states = fds.into_iter().next().context("the stream for cells' state did not come")?;
+    // Before the first byte of a guest is read, and before there is a second thread.
+    let walls = walls::raise(&walls::Role::Worker, &resources(start.memory_bytes_max));
+    let (worker, loops) = start_threads(&start, Arc::new(link), StateStream::from_fd(states))?;
+    worker.link.send(&FromWorker::Ready { walls }, &[])?;
     while let Some((message, fds)) = reader.receive(&mut buffer)? {
         if matches!(message, ToWorker::Shutdown) {
             return drain(&worker);
@@ -87,6 +83,47 @@ pub(crate) fn run() -> anyhow::Result<()> {
         handle(&worker, &loops, message, fds)?;
     }
     Ok(())
+}
+
+/// What the process as a whole may take: guests' memory twice over, for what they start from, and
+/// room for stacks, code and the host itself.
+fn resources(memory_bytes_max: u64) -> walls::Resources {
+    walls::Resources {
+        data_bytes_max: Some(memory_bytes_max.saturating_mul(2).saturating_add(OWN_BYTES_MAX)),
+        ..walls::Resources::default()
+    }
+}
+
+fn start_threads(
+    start: &Start,
+    link: Arc<Link>,
+    states: StateStream,
+) -> anyhow::Result<(Arc<Worker>, Loops)> {
+    let pooled =
+        Allocation::Pooled { instances_max: INSTANCES_MAX, memory_bytes_max: MEMORY_BYTES_MAX };
+    let sandbox = Arc::new(Sandbox::new(pooled)?);
+    sandbox.set_memory_bytes_max(start.memory_bytes_max);
+    // WASI's timers need a runtime; its one thread only keeps time.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build()?;
+    let cells = Cells::new(sandbox, Arc::clone(&link), Arc::new(Mutex::new(states)));
+    let payer = account_of(start.serves_uid, (start.owner_uid, AccountId::parse(&start.owner)?));
+    let worker = Arc::new(Worker {
+        cells: Arc::new(cells),
+        purses: Purses::new(Arc::clone(&link)),
+        link,
+        serves: (start.serves_uid, payer),
+    });
+    let threads = thread::available_parallelism().map_or(2, usize::from);
+    let loops = Loops::start(threads, &worker, runtime.handle())?;
+    let reporter = Reporter {
+        worker: Arc::clone(&worker),
+        connections: loops.connections(),
+        is_foreign: start.serves_uid != start.owner_uid,
+        _runtime: runtime,
+    };
+    thread::Builder::new().name("report".into()).spawn(move || reporter.run())?;
+    Ok((worker, loops))
 }
 
 /// The payer as guests see it: the owner's account, or one derived from another user's id.
@@ -108,14 +145,6 @@ fn drain(worker: &Worker) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Each connection and each cell takes a descriptor; the usual soft limit is 1024.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    // Where it cannot be raised, the lower limit holds, and accepting says so.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-}
-
 /// The link came in as standard input; guests' and libraries' reads must not find it there.
 fn close_standard_input() -> anyhow::Result<()> {
     let null = std::fs::File::open("/dev/null")?;
@@ -133,17 +162,19 @@ fn handle(
     match message {
         ToWorker::Load(load) => {
             let (cell, generation) = (load.cell.clone(), load.generation);
-            let loaded = worker.cells.load(&worker.sandbox, &load, fds.next());
-            let error = match loaded {
-                // A cell that is served already has its socket.
-                Ok((_, false)) => None,
-                Ok((entry, true)) => fds
-                    .next()
-                    .and_then(|listener| loops.listen(entry, listener).err())
-                    .map(|e| format!("{e:#}")),
-                Err(error) => Some(format!("{error:#}")),
-            };
+            let loaded = worker.cells.load(&load).and_then(|(entry, is_new)| {
+                match fds.next() {
+                    // A cell that is served already has its socket.
+                    Some(listener) if is_new => Ok(loops.listen(entry, listener)?),
+                    _ => Ok(()),
+                }
+            });
+            let error = loaded.err().map(|error| format!("{error:#}"));
             worker.link.send(&FromWorker::Loaded { cell, generation, error }, &[])?;
+        }
+        ToWorker::Artefact { cell, generation, error } => {
+            let reason = || error.unwrap_or_else(|| "the artefact did not come".into());
+            worker.cells.artefact(&cell, generation, fds.next().ok_or_else(reason));
         }
         ToWorker::Drop { cell } => {
             worker.cells.remove(&cell);
@@ -151,11 +182,17 @@ fn handle(
         }
         ToWorker::Log { cell } => {
             if let Some(file) = fds.next() {
-                worker.cells.reopen_log(&cell, file);
+                worker.cells.open_log(&cell, file);
+            }
+        }
+        ToWorker::Connection { cell } => {
+            let entry = CellName::parse(&cell).ok().and_then(|name| worker.cells.entry(&name));
+            if let (Some(entry), Some(connection)) = (entry, fds.next()) {
+                loops.serve(entry, connection);
             }
         }
         ToWorker::Granted { uid, amount } => worker.purses.grant(uid, amount),
-        ToWorker::Owner { .. } | ToWorker::Shutdown => {
+        ToWorker::Start(_) | ToWorker::Shutdown => {
             bail!("the nucleus sent a message out of turn")
         }
     }
@@ -175,21 +212,34 @@ impl Drop for AbortOnPanic {
 }
 
 /// Reports what was burned and how cells fare, and stops idle instances.
-fn report(worker: &Worker) {
-    let _whole = AbortOnPanic;
-    let mut rounds = 0_u64;
-    loop {
-        thread::sleep(REPORT_EVERY);
-        rounds += 1;
-        let mut sent = worker.purses.report();
-        if rounds.is_multiple_of(12) {
-            sent = sent.and_then(|()| worker.cells.report(&worker.link));
-            worker.cells.stop_idle();
-        }
-        if let Err(error) = sent {
-            // The nucleus is gone, or cannot be told: nothing may run that is not billed.
-            tracing::error!(%error, "report usage");
-            std::process::abort();
+struct Reporter {
+    worker: Arc<Worker>,
+    connections: Arc<AtomicUsize>,
+    is_foreign: bool,
+    // Keeps time for guests for as long as anything runs.
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Reporter {
+    fn run(self) {
+        let _whole = AbortOnPanic;
+        let mut idle = 0_u32;
+        for round in 1_u64.. {
+            thread::sleep(REPORT_EVERY);
+            let mut sent = self.worker.purses.report();
+            if round.is_multiple_of(12) {
+                sent = sent.and_then(|()| self.worker.cells.report());
+                self.worker.cells.stop_idle();
+            }
+            idle = if self.connections.load(Relaxed) == 0 { idle + 1 } else { 0 };
+            if self.is_foreign && idle.is_multiple_of(REPORTS_BEFORE_IDLE) && idle > 0 {
+                sent = sent.and_then(|()| self.worker.link.send(&FromWorker::Idle, &[]));
+            }
+            if let Err(error) = sent {
+                // The nucleus is gone, or cannot be told: nothing may run that is not billed.
+                tracing::error!(%error, "report usage");
+                std::process::abort();
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,9 @@ const IDLE: Duration = Duration::from_secs(2);
 /// Rows of one report, so that it fits a packet of the link.
 const ROWS_PER_REPORT: usize = 500;
 
+/// Calls that one user may have in flight over all connections; one more answers `Busy`.
+pub(super) const CALLS_PER_USER_MAX: usize = 8192;
+
 /// All users' purses.
 #[derive(Debug)]
 pub(super) struct Purses {
@@ -33,8 +36,8 @@ pub(super) struct Purses {
 }
 
 impl Purses {
-    pub(super) fn new(link: Link) -> Self {
-        Self { purses: Mutex::default(), link: Arc::new(link), sequence: AtomicU64::new(0) }
+    pub(super) fn new(link: Arc<Link>) -> Self {
+        Self { purses: Mutex::default(), link, sequence: AtomicU64::new(0) }
     }
 
     /// The purse of a user.
@@ -46,6 +49,7 @@ impl Purses {
                 link: Arc::clone(&self.link),
                 state: Mutex::default(),
                 changed: Notify::new(),
+                calls: AtomicUsize::new(0),
             })
         };
         Arc::clone(purses.entry(uid).or_insert_with(make))
@@ -107,6 +111,8 @@ pub(super) struct Purse {
     link: Arc<Link>,
     state: Mutex<State>,
     changed: Notify,
+    /// Calls in flight, those that wait among them.
+    calls: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -160,6 +166,13 @@ impl Purse {
     pub(super) fn meter(&self, cell: &CellName) -> Arc<Meter> {
         let mut state = lock(&self.state);
         Arc::clone(state.meters.entry(cell.clone()).or_default())
+    }
+
+    /// Counts a call for as long as the result lives; `None` when the user has too many.
+    pub(super) fn enter(self: &Arc<Self>) -> Option<InFlight> {
+        let entered = self.calls.fetch_add(1, Relaxed) < CALLS_PER_USER_MAX;
+        let this = InFlight(Arc::clone(self));
+        entered.then_some(this)
     }
 
     /// Waits until the purse covers this limit, asking the nucleus for more if need be.
@@ -221,6 +234,16 @@ impl Purse {
         if waited_for {
             self.changed.notify_waiters();
         }
+    }
+}
+
+/// One call in flight.
+#[derive(Debug)]
+pub(super) struct InFlight(Arc<Purse>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Relaxed);
     }
 }
 

@@ -1,147 +1,75 @@
-//! A cell's key-value state in one SQLite file of its own.
-//!
-//! Commits survive the end of the process at any point; they are not forced to the disk one by
-//! one, so a power cut may take the last moments with it, but never half of a call.
+//! A cell's key-value state, which the nucleus keeps: this process opens no file.
 
-use std::fmt;
-use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cell_host::state::Writes;
 use cell_host::{StateError, StateStore};
-use rusqlite::{Connection, OptionalExtension as _, params};
 
-/// The store; its file is opened when the cell first asks for its state.
-pub(super) struct FileState {
-    path: std::path::PathBuf,
-    open: Mutex<Option<Open>>,
+use crate::link::state::{Answer, Request, StateStream};
+
+/// The stream to the nucleus that all cells of this worker share.
+///
+/// Its mutex is held for a request and its answer: files are read one at a time anyway.
+pub(super) type States = Arc<Mutex<StateStream>>;
+
+/// One cell's state.
+#[derive(Debug)]
+pub(super) struct RemoteState {
+    cell: String,
+    states: States,
 }
 
-struct Open {
-    connection: Connection,
-    bytes: u64,
-}
-
-impl fmt::Debug for FileState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FileState").field("path", &self.path).finish_non_exhaustive()
-    }
-}
-
-impl FileState {
-    /// State kept in this directory.
-    pub(super) fn new(directory: &Path) -> Self {
-        Self { path: directory.join("state.db"), open: Mutex::default() }
+impl RemoteState {
+    pub(super) const fn new(cell: String, states: States) -> Self {
+        Self { cell, states }
     }
 
-    fn with<T>(
-        &self,
-        work: impl FnOnce(&mut Open) -> rusqlite::Result<T>,
-    ) -> Result<T, StateError> {
-        let mut guard: MutexGuard<'_, Option<Open>> =
-            self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = match guard.as_mut() {
-            Some(open) => work(open),
-            None => Open::at(&self.path).and_then(|open| work(guard.insert(open))),
-        };
-        if result.is_err() {
-            // The file may have been replaced or pulled away; the next call opens it anew.
-            *guard = None;
+    fn ask(&self, request: &Request) -> Result<Answer, StateError> {
+        let mut stream = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = stream.send(request).and_then(|()| stream.receive());
+        match answer {
+            Ok(Some(Answer::Failed(reason))) => Err(StateError(reason)),
+            Ok(Some(answer)) => Ok(answer),
+            // The nucleus is gone, and this process ends any moment.
+            Ok(None) => Err(StateError("the nucleus is gone".into())),
+            Err(error) => Err(StateError(error.to_string())),
         }
-        result.map_err(|error| StateError(format!("{}: {error}", self.path.display())))
+    }
+
+    fn cell(&self) -> String {
+        self.cell.clone()
     }
 }
 
-impl Open {
-    fn at(path: &Path) -> rusqlite::Result<Self> {
-        let connection = Connection::open(path)?;
-        connection.execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA trusted_schema = OFF;
-             CREATE TABLE IF NOT EXISTS state (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID, STRICT;",
-        )?;
-        let mut this = Self { connection, bytes: 0 };
-        this.bytes = this.count()?;
-        Ok(this)
-    }
-
-    fn count(&self) -> rusqlite::Result<u64> {
-        let sum = "SELECT coalesce(sum(length(key) + length(value)), 0) FROM state";
-        let bytes: i64 = self.connection.query_row(sum, [], |row| row.get(0))?;
-        Ok(bytes.unsigned_abs())
-    }
+fn unexpected<T>(_: Answer) -> Result<T, StateError> {
+    Err(StateError("the nucleus gave another answer than it was asked for".into()))
 }
 
-impl StateStore for FileState {
+impl StateStore for RemoteState {
+    fn begin(&self) -> Result<Option<u64>, StateError> {
+        match self.ask(&Request::Begin { cell: self.cell() })? {
+            Answer::Begun(bytes) => Ok(bytes),
+            other => unexpected(other),
+        }
+    }
+
     fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
-        self.with(|open| {
-            let mut select =
-                open.connection.prepare_cached("SELECT value FROM state WHERE key = ?1")?;
-            select.query_row([key], |row| row.get(0)).optional()
-        })
+        match self.ask(&Request::Value { cell: self.cell(), key: key.to_vec() })? {
+            Answer::Value(value) => Ok(value),
+            other => unexpected(other),
+        }
     }
 
     fn commit(&self, writes: &Writes) -> Result<(), StateError> {
-        self.with(|open| {
-            let mut change = 0_i64;
-            let transaction = open.connection.transaction()?;
-            {
-                let mut size = transaction.prepare_cached(
-                    "SELECT length(key) + length(value) FROM state WHERE key = ?1",
-                )?;
-                let mut set = transaction
-                    .prepare_cached("INSERT OR REPLACE INTO state (key, value) VALUES (?1, ?2)")?;
-                let mut delete = transaction.prepare_cached("DELETE FROM state WHERE key = ?1")?;
-                for (key, value) in writes {
-                    let before: i64 =
-                        size.query_row([key], |row| row.get(0)).optional()?.unwrap_or(0);
-                    let after = match value {
-                        Some(value) => {
-                            set.execute(params![key, value])?;
-                            i64::try_from(key.len() + value.len()).unwrap_or(i64::MAX)
-                        }
-                        None => {
-                            delete.execute([key])?;
-                            0
-                        }
-                    };
-                    change += after - before;
-                }
-            }
-            transaction.commit()?;
-            open.bytes = open.bytes.saturating_add_signed(change);
-            Ok(())
-        })
+        match self.ask(&Request::Commit { cell: self.cell(), writes: writes.clone() })? {
+            Answer::Done => Ok(()),
+            other => unexpected(other),
+        }
     }
 
-    fn bytes(&self) -> Result<u64, StateError> {
-        self.with(|open| Ok(open.bytes))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn values_stay_and_are_counted() {
-        let directory = tempfile::tempdir().unwrap();
-        let state = FileState::new(directory.path());
-        let writes =
-            Writes::from([(b"a".to_vec(), Some(vec![1, 2])), (b"b".to_vec(), Some(vec![3]))]);
-        state.commit(&writes).unwrap();
-        state
-            .commit(&Writes::from([(b"a".to_vec(), Some(vec![9])), (b"b".to_vec(), None)]))
-            .unwrap();
-        assert_eq!(state.bytes().unwrap(), 2);
-        let reopened = FileState::new(directory.path());
-        assert_eq!(reopened.value(b"a").unwrap(), Some(vec![9]));
-        assert_eq!(reopened.value(b"b").unwrap(), None);
-        assert_eq!(reopened.bytes().unwrap(), 2);
-    }
-
-    #[test]
-    fn a_missing_directory_is_an_error() {
-        let state = FileState::new(Path::new("/nonexistent/cell"));
-        assert!(state.value(b"a").is_err());
+    fn end(&self) {
+        let mut stream = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        // A nucleus that is gone has nothing to let go.
+        let _ = stream.send(&Request::End { cell: self.cell() });
     }
 }

@@ -3,10 +3,11 @@
 //! Each message is one packet of JSON, with file descriptors beside it where its doc says so.
 //! The worker is not trusted: a packet of its that is too long or does not parse ends it.
 
+pub(crate) mod state;
+
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -14,6 +15,8 @@ use rustix::net::{
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::walls::Wall;
 
 /// Largest packet, in bytes; also asked of the kernel as the sockets' buffer.
 const PACKET_BYTES_MAX: usize = 192 << 10;
@@ -111,19 +114,36 @@ impl Link {
 /// From the nucleus to its worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToWorker {
-    /// The first message: who owns this nucleus, and under which account the owner's calls run.
-    Owner { uid: u32, account: String },
-    /// Serve this cell, or serve this code instead of what it had. Descriptors: the log file, and
-    /// for a new cell its listening socket.
+    /// The first message. Descriptor: the stream for cells' state.
+    Start(Start),
+    /// Serve this cell, or serve this code instead of what it had. Its artefact is asked for when it
+    /// is first called. Descriptor: the cell's socket, for a new cell in a worker that listens.
     Load(Box<LoadCell>),
+    /// The code that `NeedArtefact` asked for. Descriptor: the artefact; without one, `error` says why.
+    Artefact { cell: String, generation: u64, error: Option<String> },
     /// Stop serving this cell; calls in flight end in peace.
     Drop { cell: String },
     /// Write the log there from now on. Descriptor: the file.
     Log { cell: String },
+    /// Serve this client of a cell. Descriptor: the connection.
+    Connection { cell: String },
     /// What the last `NeedHold` of this user brought; less than asked means that is all there is.
     Granted { uid: u32, amount: u64 },
     /// Let calls in flight end, report what they burned, and exit.
     Shutdown,
+}
+
+/// Whom a worker serves, and within which bounds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Start {
+    /// The user who owns the nucleus, and the account the owner's calls run under.
+    pub(crate) owner_uid: u32,
+    pub(crate) owner: String,
+    /// The one user whose calls this worker runs. The owner's worker also listens, and hands other
+    /// users' connections back.
+    pub(crate) serves_uid: u32,
+    /// Linear memory and tables of all instances together, in bytes.
+    pub(crate) memory_bytes_max: u64,
 }
 
 /// A cell as the nucleus hands it over.
@@ -132,10 +152,8 @@ pub(crate) struct LoadCell {
     pub(crate) cell: String,
     pub(crate) generation: u64,
     pub(crate) hash: String,
-    pub(crate) artefact: PathBuf,
     /// The gate's findings, so that the worker need not see the wasm.
     pub(crate) facts: ModuleFacts,
-    pub(crate) data: PathBuf,
     pub(crate) settings: crate::manifest::Settings,
 }
 
@@ -152,8 +170,8 @@ pub(crate) struct ModuleFacts {
 /// From a worker to its nucleus.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum FromWorker {
-    /// The worker takes messages.
-    Ready,
+    /// The worker takes messages; these are the walls around it.
+    Ready { walls: Vec<Wall> },
     /// How a `Load` went.
     Loaded { cell: String, generation: u64, error: Option<String> },
     /// This user's calls need at least `amount_min` more than was granted; `amount` would be good.
@@ -164,6 +182,14 @@ pub(crate) enum FromWorker {
     Release { uid: u32 },
     /// How cells fare; sent for those that changed.
     Stats { rows: Vec<CellStats> },
+    /// A cell has something to log.
+    NeedLog { cell: String },
+    /// A cell is called whose code is not loaded.
+    NeedArtefact { cell: String, generation: u64, hash: String },
+    /// A client of another user than this worker serves. Descriptor: the connection.
+    Foreign { cell: String },
+    /// This worker, which does not listen, has had no client for a while.
+    Idle,
 }
 
 /// What one user burned in one cell.
@@ -184,6 +210,8 @@ pub(crate) struct CellStats {
     pub(crate) instances: u64,
     pub(crate) waiting: u64,
     pub(crate) last_error: Option<String>,
+    /// Why its calls are refused for now, if it keeps failing.
+    pub(crate) resting: Option<String>,
 }
 
 #[cfg(test)]

@@ -1,0 +1,296 @@
+//! Starts the workers, and starts them again when they die: one for the owner's calls, which listens,
+//! and one for each other user who calls.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write as _;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::Sender;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use cell_abi::Status;
+use cell_abi::frame::{Header, Hello, Kind, padding};
+
+use super::Event;
+use super::artefacts::Artefacts;
+use super::state::States;
+use crate::bank::Bank;
+use crate::config::Config;
+use crate::link::state::StateStream;
+use crate::link::{FromWorker, Link, Start, ToWorker};
+
+/// A worker that dies sooner than this after its start is started again with a growing delay.
+const STEADY: Duration = Duration::from_secs(5);
+const DELAY_MIN: Duration = Duration::from_millis(50);
+const DELAY_MAX: Duration = Duration::from_secs(5);
+/// Users besides the owner whose calls run at once, each in a worker of its own; the connection of
+/// one more is told `Busy`.
+const FOREIGN_WORKERS_MAX: usize = 16;
+/// Connections that may wait for a user's worker to start; one more is told `Busy`.
+const CONNECTIONS_WAITING_MAX: usize = 64;
+
+pub(super) struct Workers {
+    events: Sender<Event>,
+    start: Start,
+    states: States,
+    artefacts: Artefacts,
+    last_number: u64,
+    running: BTreeMap<u64, Running>,
+    /// The worker that serves the owner, and listens.
+    listener: u64,
+    delay: Duration,
+    restart_at: Option<Instant>,
+    /// Users whose worker died young, and until when theirs is not started.
+    resting: HashMap<u32, Instant>,
+}
+
+struct Running {
+    child: Child,
+    link: Link,
+    uid: u32,
+    started: Instant,
+    ready: bool,
+    waiting: Vec<(String, OwnedFd)>,
+}
+
+impl Workers {
+    pub(super) fn start(
+        bank: &Bank,
+        config: &Config,
+        states: States,
+        artefacts: Artefacts,
+        events: Sender<Event>,
+    ) -> anyhow::Result<Self> {
+        let accounts = &bank.accounts;
+        let start = Start {
+            owner_uid: accounts.owner_uid(),
+            owner: accounts.owner.to_string(),
+            serves_uid: accounts.owner_uid(),
+            memory_bytes_max: config.worker.memory_mb_max << 20,
+        };
+        let mut this = Self {
+            events,
+            start,
+            states,
+            artefacts,
+            last_number: 0,
+            running: BTreeMap::new(),
+            listener: 0,
+            delay: DELAY_MIN,
+            restart_at: None,
+            resting: HashMap::new(),
+        };
+        this.listener = this.spawn(this.start.owner_uid)?;
+        Ok(this)
+    }
+
+    /// The user whose calls a running worker runs; messages of earlier ones are stale.
+    pub(super) fn user(&self, number: u64) -> Option<u32> {
+        self.running.get(&number).map(|worker| worker.uid)
+    }
+
+    /// Whether this is the worker that serves the owner, and listens.
+    pub(super) const fn listens(&self, number: u64) -> bool {
+        number == self.listener
+    }
+
+    /// The workers that take cells, and whether each listens.
+    pub(super) fn ready_ones(&self) -> Vec<(u64, bool)> {
+        let ready = self.running.iter().filter(|(_, worker)| worker.ready);
+        ready.map(|(number, _)| (*number, *number == self.listener)).collect()
+    }
+
+    pub(super) fn ready(&mut self, number: u64) {
+        if let Some(worker) = self.running.get_mut(&number) {
+            worker.ready = true;
+        }
+    }
+
+    /// Hands over the clients that waited for this worker; it has its cells now.
+    pub(super) fn hand_over_waiting(&mut self, number: u64) {
+        let Some(worker) = self.running.get_mut(&number) else { return };
+        for (cell, connection) in std::mem::take(&mut worker.waiting) {
+            worker.send(&ToWorker::Connection { cell }, &[connection.as_fd()]);
+        }
+    }
+
+    /// Tells a worker something; one that is gone is told when the next one starts.
+    pub(super) fn send(&self, number: u64, message: &ToWorker, fds: &[BorrowedFd<'_>]) {
+        if let Some(worker) = self.running.get(&number) {
+            worker.send(message, fds);
+        }
+    }
+
+    /// Tells every worker that takes cells something.
+    pub(super) fn send_all(&self, message: &ToWorker) {
+        self.running.values().filter(|worker| worker.ready).for_each(|w| w.send(message, &[]));
+    }
+
+    /// Passes a client of another user on to that user's worker.
+    pub(super) fn connect(&mut self, cell: String, connection: OwnedFd) -> anyhow::Result<()> {
+        // Who the client is, the kernel says, not the worker.
+        let uid = rustix::net::sockopt::socket_peercred(&connection)?.uid.as_raw();
+        anyhow::ensure!(uid != self.start.owner_uid, "the worker hands on its own client");
+        let number = self.running.iter().find(|(_, worker)| worker.uid == uid).map(|(n, _)| *n);
+        self.resting.retain(|_, until| *until > Instant::now());
+        let number = match number {
+            Some(number) => number,
+            None if self.running.len() > FOREIGN_WORKERS_MAX => {
+                return turn_away(connection, "too many users' calls run here already");
+            }
+            None if self.resting.contains_key(&uid) => {
+                return turn_away(connection, "the worker of this user's calls died; try again");
+            }
+            None => self.spawn(uid)?,
+        };
+        let Some(worker) = self.running.get_mut(&number) else { return Ok(()) };
+        if worker.ready {
+            worker.send(&ToWorker::Connection { cell }, &[connection.as_fd()]);
+        } else if worker.waiting.len() < CONNECTIONS_WAITING_MAX {
+            worker.waiting.push((cell, connection));
+        } else {
+            return turn_away(connection, "too many connections wait for this user's worker");
+        }
+        Ok(())
+    }
+
+    /// A worker that has no client any more may go; its last usage comes before its end.
+    pub(super) fn let_go(&self, number: u64) {
+        if number != self.listener {
+            self.send(number, &ToWorker::Shutdown, &[]);
+        }
+    }
+
+    /// A worker's end was seen: the one that listens starts again after a delay, the others when
+    /// they are needed.
+    pub(super) fn gone(&mut self, number: u64) {
+        let Some(mut worker) = self.running.remove(&number) else { return };
+        let young = worker.started.elapsed() < STEADY;
+        worker.end();
+        if number == self.listener {
+            self.delay = if young { (self.delay * 2).min(DELAY_MAX) } else { DELAY_MIN };
+            self.restart_at = Some(Instant::now() + self.delay);
+        } else if young {
+            self.resting.insert(worker.uid, Instant::now() + DELAY_MAX);
+        }
+    }
+
+    /// Starts the worker that listens if the delay after the last one's death is over.
+    pub(super) fn restart_if_due(&mut self) -> anyhow::Result<()> {
+        if self.restart_at.is_some_and(|at| Instant::now() >= at) {
+            self.restart_at = None;
+            self.listener = self.spawn(self.start.owner_uid)?;
+        }
+        Ok(())
+    }
+
+    /// Asks every worker to end; says how many there are.
+    pub(super) fn shut_down(&self) -> usize {
+        self.running.values().for_each(|worker| worker.send(&ToWorker::Shutdown, &[]));
+        self.running.len()
+    }
+
+    /// Ends every worker and waits for it, so that no zombie stays.
+    pub(super) fn kill(&mut self) {
+        std::mem::take(&mut self.running).values_mut().for_each(Running::end);
+    }
+
+    fn spawn(&mut self, uid: u32) -> anyhow::Result<u64> {
+        let (ours, theirs) = Link::pair().context("make the worker's link")?;
+        let (states, their_states) = StateStream::pair().context("make the worker's link")?;
+        let child = Command::new(std::env::current_exe()?)
+            .arg("worker")
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(theirs.into_fd()))
+            .stdout(Stdio::null())
+            .spawn()
+            .context("start a worker")?;
+        self.last_number += 1;
+        let number = self.last_number;
+        self.states.serve(number, states)?;
+        let reader = ours.try_clone()?;
+        let (events, artefacts) = (self.events.clone(), self.artefacts.clone());
+        thread::Builder::new()
+            .name(format!("worker {number}"))
+            .spawn(move || read(&reader, number, &artefacts, &events))?;
+        let start = Start { serves_uid: uid, ..self.start.clone() };
+        ours.send(&ToWorker::Start(start), &[their_states.into_fd().as_fd()])
+            .context("send to a worker")?;
+        tracing::info!(worker = number, uid, pid = child.id(), "worker started");
+        let worker = Running {
+            child,
+            link: ours,
+            uid,
+            started: Instant::now(),
+            ready: false,
+            waiting: Vec::new(),
+        };
+        self.running.insert(number, worker);
+        Ok(number)
+    }
+}
+
+impl Running {
+    fn send(&self, message: &ToWorker, fds: &[BorrowedFd<'_>]) {
+        if let Err(error) = self.link.send(message, fds) {
+            tracing::warn!(%error, "send to a worker");
+        }
+    }
+
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        if let Err(error) = self.child.wait() {
+            tracing::warn!(%error, "wait for a worker");
+        }
+    }
+}
+
+/// Passes on what a worker says until it is gone, or says something that is no message. Code that is
+/// at hand is answered from here, for a call waits for it.
+fn read(link: &Link, number: u64, artefacts: &Artefacts, events: &Sender<Event>) {
+    let mut buffer = Vec::new();
+    loop {
+        let event = match link.receive::<FromWorker>(&mut buffer) {
+            Ok(Some((FromWorker::NeedArtefact { cell, generation, hash }, fds))) => {
+                if let Some(artefact) = artefacts.find(&hash) {
+                    let answer = ToWorker::Artefact { cell, generation, error: None };
+                    if link.send(&answer, &[artefact.as_fd()]).is_ok() {
+                        continue;
+                    }
+                    Event::WorkerGone(number)
+                } else {
+                    Event::Worker(number, FromWorker::NeedArtefact { cell, generation, hash }, fds)
+                }
+            }
+            Ok(Some((message, fds))) => Event::Worker(number, message, fds),
+            Ok(None) => Event::WorkerGone(number),
+            Err(error) => {
+                tracing::error!(%error, "read from a worker");
+                Event::WorkerGone(number)
+            }
+        };
+        let gone = matches!(event, Event::WorkerGone(_));
+        if events.send(event).is_err() || gone {
+            return;
+        }
+    }
+}
+
+/// Tells a client in its own protocol why it is not served.
+fn turn_away(connection: OwnedFd, why: &str) -> anyhow::Result<()> {
+    let header = Header { status: Status::Busy.code(), ..Header::new(Kind::Goaway) };
+    let header = Header { payload_bytes: u32::try_from(why.len())?, ..header };
+    let mut bytes = Hello::CURRENT.encode().to_vec();
+    bytes.extend_from_slice(&header.encode());
+    bytes.extend_from_slice(why.as_bytes());
+    bytes.resize(bytes.len() + padding(why.len()), 0);
+    let stream = UnixStream::from(connection);
+    // It fits the buffer of a fresh connection; who is gone needs no answer.
+    stream.set_nonblocking(true)?;
+    let _ = (&stream).write_all(&bytes);
+    Ok(())
+}
