@@ -21,7 +21,7 @@ use wasmtime::{
 };
 
 use crate::cli::Plan;
-use crate::measure::{Repeated, compare};
+use crate::measure::{Repeated, Side, Tally, compare};
 use crate::nucleus::ECHO;
 use crate::report::Report;
 use crate::row::{Row, Target, Unit};
@@ -245,6 +245,46 @@ impl Floor {
         let mailbox = instance.get_typed_func(&mut store, "cell_mailbox").map_err(start)?;
         let receive = instance.get_typed_func(&mut store, "cell_receive").map_err(start)?;
         Ok(Bare { store, memory, mailbox, receive })
+    }
+}
+
+/// Code that is loaded from its file, started and called, each time anew.
+pub(crate) struct Woken {
+    floor: Floor,
+    artefact: tempfile::NamedTempFile,
+}
+
+impl Woken {
+    pub(crate) fn new(text: &str) -> anyhow::Result<Self> {
+        let floor = Floor::new(true)?;
+        let compiled = floor.engine.precompile_module(&wat::parse_str(text)?);
+        let artefact = tempfile::NamedTempFile::new()?;
+        std::fs::write(artefact.path(), compiled.map_err(|e| anyhow!("compile: {e:#}"))?)?;
+        Ok(Self { floor, artefact })
+    }
+
+    #[allow(unsafe_code, reason = "deserialising native code is unsafe by contract")]
+    fn wake(&self) -> anyhow::Result<()> {
+        // SAFETY: `new` wrote the file with this engine, and nobody else writes to it.
+        let module = unsafe { Module::deserialize_file(&self.floor.engine, self.artefact.path()) };
+        let module = module.map_err(|e| anyhow!("load: {e:#}"))?;
+        let linked = Linker::new(&self.floor.engine)
+            .instantiate_pre(&module)
+            .map_err(|e| anyhow!("link: {e:#}"))?;
+        self.floor.start(&linked)?.call().map_err(|e| anyhow!(e))
+    }
+}
+
+impl Side for Woken {
+    fn slice(&mut self, length: Duration, tally: &mut Tally) {
+        let end = Instant::now() + length;
+        while Instant::now() < end {
+            let started = Instant::now();
+            match self.wake() {
+                Ok(()) => tally.record_time(started.elapsed()),
+                Err(error) => return tally.error(format!("{error:#}")),
+            }
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::measure::Rounds;
 use crate::placement::{Cores, Mode};
 use crate::report::Report;
-use crate::{bare, floor, process, socket};
+use crate::{bare, floor, house, process, socket};
 
 /// With these set, every error value on a measured path walks the stack.
 const BACKTRACE_VARIABLES: [&str; 2] = ["RUST_BACKTRACE", "RUST_LIB_BACKTRACE"];
@@ -51,9 +51,15 @@ enum Modes {
     All,
 }
 
-/// What this program is when it starts itself.
+/// Other things to measure, and what this program is when it starts itself.
 #[derive(Debug, Subcommand)]
 enum Part {
+    /// Measure a nucleus with many cells, and one caller beside another.
+    House {
+        /// Cells that are deployed and sleep.
+        #[arg(long, default_value_t = 10_000)]
+        cells: u32,
+    },
     /// The floor's server: echoes frames on a Unix socket.
     #[command(hide = true)]
     Echo { socket: PathBuf },
@@ -91,6 +97,7 @@ pub(crate) fn main() -> ExitCode {
         }
         Some(Part::Spin { core }) => process::end_with_parent().and_then(|()| process::spin(*core)),
         Some(Part::Launch { command }) => process::launch(command),
+        Some(Part::House { cells }) => cli.run_house(*cells),
         None => cli.run(),
     };
     match result {
@@ -104,14 +111,25 @@ pub(crate) fn main() -> ExitCode {
 }
 
 impl Cli {
-    fn run(&self) -> anyhow::Result<bool> {
+    fn prepare(&self) -> anyhow::Result<(Plan, Cores, Report)> {
         if BACKTRACE_VARIABLES.iter().any(|name| std::env::var_os(name).is_some()) {
             return Err(restart_without_backtraces()).context("start again without RUST_BACKTRACE");
         }
         let cores = Cores::of_this_process()?;
         let rounds = if self.quick { Rounds::QUICK } else { Rounds::FULL };
         let plan = Plan { rounds, filter: self.filter.clone(), interrupted: stop_on_interrupt()? };
-        let mut report = Report::new(&plan, &cores);
+        let report = Report::new(&plan, &cores);
+        Ok((plan, cores, report))
+    }
+
+    fn run_house(&self, cells: u32) -> anyhow::Result<bool> {
+        let (plan, cores, mut report) = self.prepare()?;
+        house::measure(&plan, cells, &cores, &mut report)?;
+        report.finish(self.json.as_deref())
+    }
+
+    fn run(&self) -> anyhow::Result<bool> {
+        let (plan, cores, mut report) = self.prepare()?;
         for mode in modes(self.mode) {
             socket::measure(&plan, mode, &cores, &mut report)?;
         }

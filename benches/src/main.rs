@@ -6,6 +6,7 @@
 mod bare;
 mod cli;
 mod floor;
+mod house;
 mod measure;
 mod nucleus;
 mod ours;

@@ -12,6 +12,7 @@ use anyhow::{Context as _, bail};
 use rustix::process::Pid;
 use tempfile::TempDir;
 
+use crate::house::resident_bytes;
 use crate::process::Process;
 
 /// Names the `cell` binary to measure; without it the one beside this program is taken.
@@ -66,9 +67,46 @@ impl Nucleus {
         Ok(this)
     }
 
-    /// The cell's socket.
+    /// The echo cell's socket.
     pub(crate) fn socket(&self) -> PathBuf {
-        self.home.path().join("cells").join("echo").join("cell.sock")
+        self.socket_of("echo")
+    }
+
+    /// The socket of a cell.
+    pub(crate) fn socket_of(&self, cell: &str) -> PathBuf {
+        self.home.path().join("cells").join(cell).join("cell.sock")
+    }
+
+    pub(crate) fn has(&self, cell: &str) -> bool {
+        self.home.path().join("cells").join(cell).exists()
+    }
+
+    /// Drops a cell into `cells/`, whole, in one step.
+    pub(crate) fn put(&self, cell: &str, text: &str) -> anyhow::Result<()> {
+        let cells = self.home.path().join("cells");
+        let incoming = cells.join(format!(".{cell}"));
+        fs::create_dir(&incoming)?;
+        fs::write(incoming.join("cell.wasm"), wat::parse_str(text)?)?;
+        fs::write(incoming.join("Cell.toml"), format!("[cell]\nname = \"{cell}\"\n"))?;
+        fs::rename(&incoming, cells.join(cell)).context("put a cell in its place")
+    }
+
+    /// Waits until a cell's socket is there.
+    pub(crate) fn wait_for(&self, cell: &str, time_max: Duration) -> anyhow::Result<()> {
+        let started = Instant::now();
+        while !self.socket_of(cell).exists() {
+            if started.elapsed() > time_max {
+                bail!("{cell} is not live after {time_max:?}");
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Resident memory of the nucleus and of its worker, in bytes.
+    pub(crate) fn resident_bytes(&self) -> anyhow::Result<[u64; 2]> {
+        let resident = |process: Pid| resident_bytes(process.as_raw_nonzero().get());
+        Ok([resident(self.process.id()?)?, resident(self.worker()?)?])
     }
 
     /// The process that runs the cell.

@@ -75,6 +75,7 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
     };
     lock.set_len(0)?;
     write!(lock, "{}", std::process::id())?;
+    raise_descriptor_limit();
     let (events, inbox) = mpsc::channel();
     stop_on_signals(events.clone())?;
     let bank = Bank::open(home)?;
@@ -331,6 +332,14 @@ fn tolerate<T>(result: anyhow::Result<T>) -> anyhow::Result<Option<T>> {
             _ => Err(error),
         },
     }
+}
+
+/// Each cell takes a descriptor; the usual soft limit is 1024.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // Where it cannot be raised, the lower limit holds, and a cell that lacks a socket says so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 fn bind_control(home: &Home) -> anyhow::Result<UnixListener> {

@@ -243,17 +243,16 @@ impl Cells {
     }
 
     fn ask(&self, serving: &Arc<Serving>) -> Result<(), (Status, Vec<u8>)> {
-        let gone = || (Status::Gone, Vec::new());
-        let entry = self.entry(&serving.name).ok_or_else(gone)?;
+        let entry = self.entry(&serving.name).ok_or((Status::Gone, Vec::new()))?;
         let cell = serving.name.as_str().to_owned();
         let generation = serving.generation;
         let asked = Asked { entry, serving: Arc::clone(serving) };
         lock(&self.asked).insert((cell.clone(), generation), asked);
         let hash = serving.hash.to_string();
-        // A nucleus that is gone takes this process with it.
-        self.link
-            .send(&FromWorker::NeedArtefact { cell, generation, hash }, &[])
-            .map_err(|error| (Status::HostFault, error.to_string().into_bytes()))
+        if self.link.send(&FromWorker::NeedArtefact { cell, generation, hash }, &[]).is_err() {
+            super::nucleus_is_gone();
+        }
+        Ok(())
     }
 }
 

@@ -199,6 +199,12 @@ fn handle(
     Ok(())
 }
 
+/// The process is about to end, because nothing may run that cannot be billed. It ends here and now,
+/// so that callers see a connection that closed and not an answer that is wrong a moment later.
+fn nucleus_is_gone() -> ! {
+    std::process::abort()
+}
+
 /// A thread of the worker that panics takes the process with it: the nucleus starts another, while
 /// a worker that lacks a thread would leave callers waiting.
 pub(super) struct AbortOnPanic;
@@ -236,9 +242,8 @@ impl Reporter {
                 sent = sent.and_then(|()| self.worker.link.send(&FromWorker::Idle, &[]));
             }
             if let Err(error) = sent {
-                // The nucleus is gone, or cannot be told: nothing may run that is not billed.
                 tracing::error!(%error, "report usage");
-                std::process::abort();
+                nucleus_is_gone();
             }
         }
     }

@@ -30,9 +30,7 @@ impl RemoteState {
         match answer {
             Ok(Some(Answer::Failed(reason))) => Err(StateError(reason)),
             Ok(Some(answer)) => Ok(answer),
-            // The nucleus is gone, and this process ends any moment.
-            Ok(None) => Err(StateError("the nucleus is gone".into())),
-            Err(error) => Err(StateError(error.to_string())),
+            Ok(None) | Err(_) => super::nucleus_is_gone(),
         }
     }
 

@@ -40,13 +40,16 @@ fn sixteen_endless_loops_and_a_neighbour() {
     let mut client = nucleus.client("echo");
     let slot = client.open_raw("run").unwrap();
     let quiet = measure(&mut client, &slot);
-    let mut spinner = nucleus.client("spin");
-    let spin = spinner.open_raw("run").unwrap();
-    let options = CallOptions { fuel: Fuel(20_000_000_000), timeout: Duration::MAX };
-    for _ in 0..16 {
-        spinner.send_raw(&spin, b"", options).unwrap();
+    // Two clients, for one alone does not get every instance.
+    let mut spinners = [nucleus.client("spin"), nucleus.client("spin")];
+    for spinner in &mut spinners {
+        let spin = spinner.open_raw("run").unwrap();
+        let options = CallOptions { fuel: Fuel(20_000_000_000), timeout: Duration::MAX };
+        for _ in 0..8 {
+            spinner.send_raw(&spin, b"", options).unwrap();
+        }
+        spinner.flush().unwrap();
     }
-    spinner.flush().unwrap();
     eventually("sixteen loops run", || {
         (nucleus.row("spin").unwrap()["stats"]["instances"] == 16).then_some(())
     });
@@ -64,7 +67,7 @@ fn sixteen_endless_loops_and_a_neighbour() {
         16,
         "the loops ended before the measurement did"
     );
-    drop(spinner);
+    drop(spinners);
     eventually("the loops stop", || {
         (nucleus.row("spin").unwrap()["stats"]["instances"] == 0).then_some(())
     });
