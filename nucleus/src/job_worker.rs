@@ -61,7 +61,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let directories = job.directories.iter().map(|(host, _, ro)| (host.clone(), *ro)).collect();
     let walls = walls::raise(&walls::Role::Job(directories), &walls::Resources::default());
     if let Some(missing) = walls.iter().find(|wall| !wall.stands).filter(|_| job.require_walls) {
-        bail!("the wall `{}` is missing: {}", missing.name, missing.detail);
+        let message = format!("the wall `{}` is missing: {}", missing.name, missing.detail);
+        return Ok(link.send(&JobReport::NotStarted { message }, &[])?);
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;

@@ -41,31 +41,48 @@ pub(crate) fn run(left_out: &[&str], identity: &Path, socket: &Path) -> anyhow::
     close_inherited_descriptors()?;
     let walls = raise_without(&Role::Worker, &Resources::default(), left_out);
     let tcp = SocketAddr::from(([127, 0, 0, 1], 9));
+    let stands = |name: &str| walls.iter().any(|wall| wall.name == name && wall.stands);
+    let (seccomp, landlock) = (stands("seccomp"), stands("landlock"));
+    let attempt = |what: &str, attack: &dyn Fn() -> io::Result<()>| {
+        let error = attack().err();
+        let wall = error.as_ref().and_then(|error| match error.raw_os_error() {
+            Some(libc::EPERM) if seccomp => Some("seccomp"),
+            Some(libc::EACCES | libc::EPERM) if landlock => Some("landlock"),
+            Some(libc::EACCES | libc::EPERM) => Some("capabilities"),
+            _ => None,
+        });
+        Attempt {
+            what: what.to_owned(),
+            outcome: if wall.is_some() { "denied" } else { "allowed" }.to_owned(),
+            wall: wall.map(str::to_owned),
+            error: error.map(|error| error.to_string()),
+        }
+    };
     let attempts = vec![
-        attempt("read the identity", || File::open(identity).map(drop)),
-        attempt("open a file of the system", || File::open("/etc/passwd").map(drop)),
-        attempt("list a directory", || std::fs::read_dir("/").map(drop)),
-        attempt("write a file", || File::create(socket.with_extension("probe")).map(drop)),
-        attempt("connect to a Unix socket", || UnixStream::connect(socket).map(drop)),
-        attempt("listen at a Unix socket", || {
+        attempt("read the identity", &|| File::open(identity).map(drop)),
+        attempt("open a file of the system", &|| File::open("/etc/passwd").map(drop)),
+        attempt("list a directory", &|| std::fs::read_dir("/").map(drop)),
+        attempt("write a file", &|| File::create(socket.with_extension("probe")).map(drop)),
+        attempt("connect to a Unix socket", &|| UnixStream::connect(socket).map(drop)),
+        attempt("listen at a Unix socket", &|| {
             UnixListener::bind(socket.with_extension("probe.sock")).map(drop)
         }),
-        attempt("connect to a port", || {
+        attempt("connect to a port", &|| {
             let answer = TcpStream::connect_timeout(&tcp, Duration::from_millis(200));
             reached(answer.map(drop))
         }),
-        attempt("listen at a port", || TcpListener::bind(("127.0.0.1", 0)).map(drop)),
-        attempt("start a process", || {
+        attempt("listen at a port", &|| TcpListener::bind(("127.0.0.1", 0)).map(drop)),
+        attempt("start a process", &|| {
             let mut child = Command::new("/bin/true").spawn()?;
             child.wait().map(drop)
         }),
-        attempt("signal another process", || {
+        attempt("signal another process", &|| {
             let parent = rustix::process::getppid();
             let parent = parent.ok_or_else(|| io::Error::other("there is no parent"))?;
             rustix::process::test_kill_process(parent).map_err(io::Error::from)
         }),
-        attempt("trace another process", trace_parent),
-        attempt("become another program", become_another),
+        attempt("trace another process", &trace_parent),
+        attempt("become another program", &become_another),
     ];
     Ok(Report { walls, attempts })
 }
@@ -82,21 +99,6 @@ fn reached(result: io::Result<()>) -> io::Result<()> {
             Ok(())
         }
         other => other,
-    }
-}
-
-fn attempt(what: &str, attack: impl FnOnce() -> io::Result<()>) -> Attempt {
-    let error = attack().err();
-    let wall = error.as_ref().and_then(|error| match error.raw_os_error() {
-        Some(libc::EPERM) => Some("seccomp".to_owned()),
-        Some(libc::EACCES) => Some("landlock".to_owned()),
-        _ => None,
-    });
-    Attempt {
-        what: what.to_owned(),
-        outcome: if wall.is_some() { "denied" } else { "allowed" }.to_owned(),
-        wall,
-        error: error.map(|error| error.to_string()),
     }
 }
 

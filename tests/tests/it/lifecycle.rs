@@ -77,8 +77,7 @@ fn deploy_and_rm_by_command() {
     nucleus.down();
 }
 
-/// New code twenty times over while calls come without a pause: none of them fails, and each
-/// answer is of the code before or after.
+/// New code under load: none of the calls fails, and no answer is of older code than one before.
 #[test]
 fn replaced_under_load() {
     let nucleus = Nucleus::new();
