@@ -35,8 +35,10 @@ const HELLO_TIME_MAX: Duration = Duration::from_secs(2);
 const STALL_TIME_MAX: Duration = Duration::from_secs(10);
 /// Time a large reply may take to be sent: it keeps its instance for so long.
 const SEND_TIME_MAX: Duration = Duration::from_secs(30);
+/// Frames handled in one turn of a connection that has its loop to itself.
+pub(super) const FRAMES_PER_TURN: usize = 32;
 /// Frames handled before the loop looks at its other connections.
-const FRAMES_PER_TURN: usize = 32;
+pub(super) const FRAMES_PER_SHARED_TURN: usize = 8;
 /// Reads from one socket before the loop looks at its other connections.
 const READS_PER_TURN: usize = 16;
 /// Replies up to this size are copied to be sent together; larger ones go straight from the guest.
@@ -61,6 +63,8 @@ pub(super) struct Connection {
     payer: AccountId,
     /// Tells this connection from the worker's others.
     caller: u64,
+    frames_per_turn: usize,
+    last_turn_was_full: bool,
     slots: Vec<Slot>,
     greeted: bool,
     /// The socket may have more to read.
@@ -114,6 +118,8 @@ impl Connection {
             purse,
             payer,
             caller,
+            frames_per_turn: FRAMES_PER_TURN,
+            last_turn_was_full: false,
             slots: Vec::new(),
             greeted: false,
             readable: true,
@@ -133,12 +139,24 @@ impl Connection {
     }
 
     /// Reads and handles what there is, up to a turn's worth. `false`: the client is gone.
-    pub(super) fn read(&mut self, buffer: &mut [u8], tasks: &mut Vec<Task>) -> bool {
+    pub(super) fn read(
+        &mut self,
+        buffer: &mut [u8],
+        frames_max: usize,
+        tasks: &mut Vec<Task>,
+    ) -> bool {
+        self.frames_per_turn = frames_max;
+        let alive = self.read_turn(buffer, tasks);
+        self.last_turn_was_full = tasks.len() >= frames_max;
+        alive
+    }
+
+    fn read_turn(&mut self, buffer: &mut [u8], tasks: &mut Vec<Task>) -> bool {
         if !self.handle_pending(tasks) {
             return !self.closing || !self.unsent.is_empty();
         }
         for _ in 0..READS_PER_TURN {
-            if !self.readable || self.is_paused() || tasks.len() >= FRAMES_PER_TURN {
+            if !self.readable || self.is_paused() || tasks.len() >= self.frames_per_turn {
                 break;
             }
             let read = match &mut self.stage {
@@ -161,6 +179,11 @@ impl Connection {
             }
         }
         true
+    }
+
+    /// Whether its last turn had as many calls as a turn may have: others go first.
+    pub(super) const fn is_greedy(&self) -> bool {
+        self.last_turn_was_full
     }
 
     /// Whether a turn ended with more to do.
@@ -320,7 +343,7 @@ impl Connection {
     /// Handles as many frames as are whole; returns how many bytes that took.
     fn handle(&mut self, bytes: &[u8], tasks: &mut Vec<Task>) -> usize {
         let mut at = 0;
-        while !self.is_paused() && tasks.len() < FRAMES_PER_TURN {
+        while !self.is_paused() && tasks.len() < self.frames_per_turn {
             let rest = bytes.get(at..).unwrap_or_default();
             let handled = match self.step(rest, tasks) {
                 Ok(Some(handled)) => handled,

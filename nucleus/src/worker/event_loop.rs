@@ -23,7 +23,7 @@ use tokio::runtime::Handle;
 
 use super::call::{Begun, Ended};
 use super::cells::Entry;
-use super::connection::{Connection, READ_BYTES, Task};
+use super::connection::{Connection, FRAMES_PER_SHARED_TURN, FRAMES_PER_TURN, READ_BYTES, Task};
 use super::run_queue::RunQueue;
 use super::{AbortOnPanic, Worker};
 use crate::link::FromWorker;
@@ -263,6 +263,9 @@ impl EventLoop {
             }
             if let Some(task) = self.queue.pop() {
                 self.advance(task);
+                // The kernel would let a busy loop run for milliseconds while others, and those who
+                // call, have microseconds of work to do.
+                thread::yield_now();
             }
             if self.ticked.elapsed() >= TICK {
                 self.tick();
@@ -392,16 +395,22 @@ impl EventLoop {
         if let Some(Some((connection, _))) = self.connections.get_mut(at) {
             connection.readable |= readable || read_closed;
             connection.read_closed |= read_closed;
-            self.turn(at);
+            if !connection.is_greedy() {
+                self.turn(at);
+            } else if !self.turns.contains(&at) {
+                self.turns.push_back(at);
+            }
         }
     }
 
     /// One connection's turn: read, run what is ready, send.
     fn turn(&mut self, at: usize) {
+        let is_alone = self.connections.len() == self.vacant.len() + 1;
+        let frames = if is_alone { FRAMES_PER_TURN } else { FRAMES_PER_SHARED_TURN };
         let Some(Some((connection, serial))) = self.connections.get_mut(at) else { return };
         let serial = *serial;
         let mut tasks = std::mem::take(&mut self.tasks);
-        let alive = connection.read(&mut self.buffer, &mut tasks);
+        let alive = connection.read(&mut self.buffer, frames, &mut tasks);
         let mut burned = 0_u64;
         for task in tasks.drain(..) {
             burned += self.start(at, serial, task, burned < FUEL_PER_TURN);
