@@ -11,7 +11,7 @@ use crate::home::{Home, read_file};
 const FILE_BYTES_MAX: u64 = 64 << 10;
 
 /// The file, checked.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Config {
     /// Refuse to start where a wall around the worker is missing. Default: warn.
@@ -21,7 +21,7 @@ pub(crate) struct Config {
 }
 
 /// What one worker process may take.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Worker {
     /// Linear memory and tables of all instances together, in MiB: 64 to 1,048,576. Default 4096.
@@ -29,11 +29,14 @@ pub(crate) struct Worker {
     /// Not counted: compiled code, stacks and the host's own tables. A guest that would grow past it
     /// gets -1 from `memory.grow`; a call that needs a new instance then is answered `Busy`.
     pub(crate) memory_mb_max: u64,
+    /// Processor time, in cores: 0.01 to 1024. Default: all there are. Holds only where the nucleus has
+    /// a control group of its own with the `cpu` controller.
+    pub(crate) cores_max: Option<f64>,
 }
 
 impl Default for Worker {
     fn default() -> Self {
-        Self { memory_mb_max: 4096 }
+        Self { memory_mb_max: 4096, cores_max: None }
     }
 }
 
@@ -59,6 +62,11 @@ impl Config {
             (64..=1 << 20).contains(&memory),
             "worker.memory_mb_max = {memory} must be between 64 and 1048576"
         );
+        let cores = config.worker.cores_max.unwrap_or(1.0);
+        anyhow::ensure!(
+            (0.01..=1024.0).contains(&cores),
+            "worker.cores_max = {cores} must be between 0.01 and 1024"
+        );
         Ok(config)
     }
 }
@@ -75,6 +83,8 @@ mod tests {
             ("require_wall = true", "require_wall"),
             ("[worker]\nmemory_mb_max = 1", "between 64"),
             ("[worker]\nmemory_gb_max = 1", "memory_gb_max"),
+            ("[worker]\ncores_max = 0", "between 0.01"),
+            ("[worker]\ncores_max = nan", "between 0.01"),
         ] {
             let error = format!("{:#}", Config::parse(text).unwrap_err());
             assert!(error.contains(expect), "{error}");

@@ -13,8 +13,8 @@ use super::output::escape;
 use super::{Exit, Output};
 use crate::daemon::control::{Answer, Request, ask};
 use crate::home::Home;
-use crate::walls::Wall;
 use crate::walls::probe::{self, Report};
+use crate::walls::{Wall, cgroup};
 
 #[derive(Debug, Args)]
 pub(crate) struct ProbeArguments {
@@ -103,6 +103,9 @@ fn text(report: &Report, running: Option<&[Wall]>) -> String {
                 "\n\nthe nucleus' worker reports {standing} of {} walls standing",
                 walls.len()
             );
+            if let Some(group) = walls.iter().find(|wall| wall.name == cgroup::NAME) {
+                let _ = write!(text, "; cgroup: {}", escape(&group.detail));
+            }
         }
     }
     text

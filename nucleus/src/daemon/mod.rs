@@ -240,6 +240,7 @@ impl Nucleus {
             );
         }
         self.walls = walls;
+        self.walls.extend(self.workers.group_wall(number));
         self.workers.ready(number);
         self.cells.load_all(number, self.workers.listens(number), &self.workers);
         self.workers.hand_over_waiting(number);

@@ -21,6 +21,8 @@ use crate::bank::Bank;
 use crate::config::Config;
 use crate::link::state::StateStream;
 use crate::link::{FromWorker, Link, Start, ToWorker};
+use crate::walls::Wall;
+use crate::walls::cgroup::{self, Cgroups, Group};
 
 /// A worker that dies sooner than this after its start is started again with a growing delay.
 const STEADY: Duration = Duration::from_secs(5);
@@ -35,6 +37,9 @@ const CONNECTIONS_WAITING_MAX: usize = 64;
 pub(super) struct Workers {
     events: Sender<Event>,
     start: Start,
+    /// The group that workers get theirs in, or why there is none.
+    cgroups: Result<Cgroups, String>,
+    cores_max: Option<f64>,
     states: States,
     artefacts: Artefacts,
     last_number: u64,
@@ -50,6 +55,8 @@ pub(super) struct Workers {
 struct Running {
     child: Child,
     link: Link,
+    /// Its control group, or why it has none.
+    group: Result<Group, String>,
     uid: u32,
     started: Instant,
     ready: bool,
@@ -74,6 +81,8 @@ impl Workers {
         let mut this = Self {
             events,
             start,
+            cgroups: Cgroups::take(),
+            cores_max: config.worker.cores_max,
             states,
             artefacts,
             last_number: 0,
@@ -95,6 +104,12 @@ impl Workers {
     /// Whether this is the worker that serves the owner, and listens.
     pub(super) const fn listens(&self, number: u64) -> bool {
         number == self.listener
+    }
+
+    /// What its control group keeps from a worker.
+    pub(super) fn group_wall(&self, number: u64) -> Option<Wall> {
+        let group = self.running.get(&number)?.group.as_ref();
+        Some(cgroup::wall(group.map_err(String::as_str)))
     }
 
     /// The workers that take cells, and whether each listens.
@@ -211,6 +226,10 @@ impl Workers {
             .context("start a worker")?;
         self.last_number += 1;
         let number = self.last_number;
+        let group = self.cgroups.as_ref().map_err(Clone::clone).and_then(|cgroups| {
+            let memory = self.start.memory_bytes_max;
+            cgroups.enclose(&format!("worker-{number}"), child.id(), memory, self.cores_max)
+        });
         self.states.serve(number, states)?;
         let reader = ours.try_clone()?;
         let (events, artefacts) = (self.events.clone(), self.artefacts.clone());
@@ -224,6 +243,7 @@ impl Workers {
         let worker = Running {
             child,
             link: ours,
+            group,
             uid,
             started: Instant::now(),
             ready: false,

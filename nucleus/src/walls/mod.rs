@@ -4,6 +4,7 @@
 //! reports which of them stand. None can be taken down again. What a wall is for, and what it does
 //! not stop, is told in `docs/SECURITY.md`.
 
+pub(crate) mod cgroup;
 pub(crate) mod probe;
 
 mod files;

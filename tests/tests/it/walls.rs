@@ -154,7 +154,8 @@ fn inspect_shows_the_walls() {
     }
     let nucleus = Nucleus::up(&home);
     let shown = home.cell(["inspect", "--sandbox", "--json"]).json();
-    assert_eq!(shown["running_worker"].as_array().unwrap().len(), WALLS.len());
+    // The worker's own, and the control group that the nucleus may have put it into.
+    assert_eq!(shown["running_worker"].as_array().unwrap().len(), WALLS.len() + 1);
     assert!(home.cell(["inspect", "--sandbox", "x.wasm"]).code == Some(2));
     nucleus.down();
 }
@@ -209,4 +210,49 @@ fn a_missing_wall_is_told() {
     };
     assert!(run.expect(126).stderr.contains("landlock"), "{run:?}");
     home.cell(["run".as_ref(), file.as_os_str()]).expect(0);
+}
+
+/// A nucleus with a control group of its own puts its worker into a subgroup, which ends with it.
+#[test]
+fn a_worker_has_its_control_group() {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "));
+    let Some(mount) = mount.and_then(|line| line.split(' ').nth(4)) else {
+        println!("skipped: control groups of version 2 are not mounted");
+        return;
+    };
+    let group = std::path::Path::new(mount).join(format!("cell-test-{}", std::process::id()));
+    if let Err(error) = fs::create_dir(&group) {
+        println!("skipped: no control group can be made here: {error}");
+        return;
+    }
+    let home = Home::new();
+    // The shell moves itself there and becomes the nucleus.
+    let mut command = std::process::Command::new("/bin/sh");
+    command.args(["-c", "echo $$ > \"$0/cgroup.procs\" && exec \"$@\""]).arg(&group);
+    command.arg(cell_tests::binary()).arg("--home").arg(home.path()).args(["up", "--foreground"]);
+    command.stderr(std::process::Stdio::null());
+    let mut nucleus = command.spawn().unwrap();
+    home_is_up(&home);
+    let shown = home.cell(["inspect", "--sandbox", "--json"]).json();
+    let walls = shown["running_worker"].as_array().unwrap().clone();
+    let cgroup = walls.iter().find(|wall| wall["name"] == "cgroup").unwrap();
+    println!("{cgroup}");
+    assert_eq!(cgroup["stands"], true, "{cgroup}");
+    let members = fs::read_to_string(group.join("worker-1/cgroup.procs")).unwrap();
+    let worker: u32 = members.trim().parse().expect("one process is in the group");
+    let worker = cell_tests::process::Process::of(worker).unwrap();
+    assert_eq!(worker.arguments().get(1).map(String::as_str), Some("worker"));
+    home.cell(["down"]).expect(0);
+    assert!(nucleus.wait().unwrap().success());
+    assert!(!worker.is_alive() && !group.join("worker-1").exists());
+    fs::remove_dir(group.join("nucleus")).unwrap();
+    fs::remove_dir(&group).unwrap();
+}
+
+fn home_is_up(home: &Home) {
+    cell_tests::eventually("the worker told its walls", || {
+        let shown = home.cell(["inspect", "--sandbox", "--json"]).json();
+        shown["running_worker"].as_array().is_some_and(|walls| !walls.is_empty()).then_some(())
+    });
 }
