@@ -84,7 +84,7 @@ impl Cells {
     }
 
     /// Takes what a look at `cells/` found.
-    pub(super) fn scanned(&mut self, scan: Scan, workers: &Workers) {
+    pub(super) fn scanned(&mut self, scan: Scan, workers: &mut Workers) {
         for name in scan.gone {
             self.remove(&name, workers);
         }
@@ -111,7 +111,7 @@ impl Cells {
         let _ = self.preparer.send(Work::Prepare { cell: name });
     }
 
-    fn remove(&mut self, name: &str, workers: &Workers) {
+    fn remove(&mut self, name: &str, workers: &mut Workers) {
         if self.known.remove(name).is_some() {
             tracing::info!(cell = name, "gone");
             self.states.remove(name);
@@ -120,7 +120,7 @@ impl Cells {
     }
 
     /// Takes the result of reading and compiling a directory.
-    pub(super) fn prepared(&mut self, prepared: Prepared, workers: &Workers) {
+    pub(super) fn prepared(&mut self, prepared: Prepared, workers: &mut Workers) {
         let Prepared { name, seen, result } = prepared;
         let Some(known) = self.known.get_mut(&name) else { return };
         if known.seen != seen {
@@ -152,7 +152,7 @@ impl Cells {
     }
 
     /// Hands every cell that has code to a worker that has just started.
-    pub(super) fn load_all(&mut self, worker: u64, listens: bool, workers: &Workers) {
+    pub(super) fn load_all(&mut self, worker: u64, listens: bool, workers: &mut Workers) {
         let with_code = self.known.iter().filter(|(_, known)| known.code.is_some());
         let names: Vec<String> = with_code.map(|(name, _)| name.clone()).collect();
         for name in names {
@@ -160,7 +160,7 @@ impl Cells {
         }
     }
 
-    fn load(&mut self, name: &str, worker: u64, listens: bool, workers: &Workers) {
+    fn load(&mut self, name: &str, worker: u64, listens: bool, workers: &mut Workers) {
         let Some(known) = self.known.get_mut(name) else { return };
         let handed = known.hand_over(&self.home, name, listens, &self.states, |message, fds| {
             workers.send(worker, message, fds)
@@ -189,7 +189,7 @@ impl Cells {
     }
 
     /// Gives a worker the file that a cell logs to.
-    pub(super) fn open_log(&mut self, name: &str, worker: u64, workers: &Workers) {
+    pub(super) fn open_log(&mut self, name: &str, worker: u64, workers: &mut Workers) {
         let Some(known) = self.known.get_mut(name) else { return };
         known.logs = true;
         match open_log(&self.home.cell_log(name)) {
@@ -252,7 +252,7 @@ impl Cells {
     }
 
     /// Moves logs that have grown large aside and hands the workers new files.
-    pub(super) fn rotate_logs(&mut self, workers: &Workers) {
+    pub(super) fn rotate_logs(&mut self, workers: &mut Workers) {
         if self.logs_looked_at.elapsed() < LOGS_LOOKED_AT_EVERY {
             return;
         }

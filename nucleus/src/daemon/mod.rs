@@ -38,7 +38,7 @@ use holds::Holds;
 use prepare::Prepared;
 use scan::{Scan, Scanner};
 use state::States;
-use workers::Workers;
+use workers::{Unheard, Workers};
 
 /// How often logs are looked at and a dead worker's back-off ends.
 const TICK: Duration = Duration::from_millis(200);
@@ -48,7 +48,7 @@ const DOWN_TIME_MAX: Duration = Duration::from_secs(4);
 /// What the deciding thread is told.
 pub(crate) enum Event {
     /// The worker with this number said something, with descriptors beside it.
-    Worker(u64, FromWorker, Vec<OwnedFd>),
+    Worker(u64, FromWorker, Vec<OwnedFd>, Unheard),
     /// The worker with this number is gone.
     WorkerGone(u64),
     /// `cells/` was looked at.
@@ -144,7 +144,7 @@ impl Nucleus {
             }
             if ticked.elapsed() >= TICK {
                 ticked = Instant::now();
-                self.cells.rotate_logs(&self.workers);
+                self.cells.rotate_logs(&mut self.workers);
                 self.workers.restart_if_due()?;
             }
         }
@@ -152,7 +152,7 @@ impl Nucleus {
 
     fn handle(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
-            Event::Worker(number, message, fds) => {
+            Event::Worker(number, message, fds, _unheard) => {
                 // A worker that was replaced has nothing to say any more.
                 if let Some(uid) = self.workers.user(number) {
                     self.worker_says(number, uid, message, fds)?;
@@ -161,9 +161,9 @@ impl Nucleus {
             Event::WorkerGone(number) => self.worker_gone(number)?,
             Event::Scanned(scan) => {
                 self.scans = scan.answers;
-                self.cells.scanned(scan, &self.workers);
+                self.cells.scanned(scan, &mut self.workers);
             }
-            Event::Prepared(prepared) => self.cells.prepared(*prepared, &self.workers),
+            Event::Prepared(prepared) => self.cells.prepared(*prepared, &mut self.workers),
             Event::Send(worker, message, fd) => {
                 let fds: Vec<_> = fd.iter().map(std::os::fd::AsFd::as_fd).collect();
                 self.workers.send(worker, &message, &fds);
@@ -199,7 +199,7 @@ impl Nucleus {
                 tolerate(self.holds.release(uid))?;
             }
             FromWorker::Stats { rows } => self.cells.stats(number, rows),
-            FromWorker::NeedLog { cell } => self.cells.open_log(&cell, number, &self.workers),
+            FromWorker::NeedLog { cell } => self.cells.open_log(&cell, number, &mut self.workers),
             FromWorker::NeedArtefact { cell, generation, hash } => {
                 self.cells.make_artefact(number, cell, generation, hash)
             }
@@ -242,7 +242,8 @@ impl Nucleus {
         self.walls = walls;
         self.walls.extend(self.workers.group_wall(number));
         self.workers.ready(number);
-        self.cells.load_all(number, self.workers.listens(number), &self.workers);
+        let listens = self.workers.listens(number);
+        self.cells.load_all(number, listens, &mut self.workers);
         self.workers.hand_over_waiting(number);
         Ok(())
     }
@@ -256,7 +257,7 @@ impl Nucleus {
             "a worker is gone; what it did not report is not charged"
         );
         self.holds.release(uid)?;
-        self.workers.gone(number);
+        self.workers.gone(number)?;
         self.cells.worker_gone(number, listened);
         Ok(())
     }
@@ -299,7 +300,7 @@ impl Nucleus {
         while let Some(left) = until.checked_duration_since(Instant::now()).filter(|_| running > 0)
         {
             match inbox.recv_timeout(left) {
-                Ok(Event::Worker(number, message, fds)) => {
+                Ok(Event::Worker(number, message, fds, _unheard)) => {
                     let Some(uid) = self.workers.user(number) else { continue };
                     if let Err(error) = self.worker_says(number, uid, message, fds) {
                         tracing::error!(error = %format!("{error:#}"), "take the last usage");
@@ -308,7 +309,9 @@ impl Nucleus {
                 }
                 Ok(Event::WorkerGone(number)) => {
                     running -= usize::from(self.workers.user(number).is_some());
-                    self.workers.gone(number);
+                    if self.workers.gone(number).is_err() {
+                        break;
+                    }
                 }
                 Ok(_) => {}
                 Err(_) => break,

@@ -6,6 +6,8 @@ use std::io::Write as _;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -34,6 +36,12 @@ const FOREIGN_WORKERS_MAX: usize = 16;
 /// Connections that may wait for a user's worker to start; one more is told `Busy`.
 const CONNECTIONS_WAITING_MAX: usize = 64;
 
+/// How long a worker may let a message to it wait before it is ended.
+const SEND_TIME_MAX: Duration = Duration::from_secs(2);
+/// Bytes of messages that a worker may have sent and the nucleus not heard; one that sends more is
+/// ended.
+const UNHEARD_BYTES_MAX: usize = 32 << 20;
+
 pub(super) struct Workers {
     events: Sender<Event>,
     start: Start,
@@ -60,7 +68,22 @@ struct Running {
     uid: u32,
     started: Instant,
     ready: bool,
+    /// It was told to end.
+    leaves: bool,
     waiting: Vec<(String, OwnedFd)>,
+}
+
+/// Counts a message's bytes from when it came until it was dealt with.
+#[derive(Debug)]
+pub(crate) struct Unheard {
+    all: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Drop for Unheard {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Relaxed);
+    }
 }
 
 impl Workers {
@@ -133,15 +156,15 @@ impl Workers {
     }
 
     /// Tells a worker something; one that is gone is told when the next one starts.
-    pub(super) fn send(&self, number: u64, message: &ToWorker, fds: &[BorrowedFd<'_>]) {
-        if let Some(worker) = self.running.get(&number) {
+    pub(super) fn send(&mut self, number: u64, message: &ToWorker, fds: &[BorrowedFd<'_>]) {
+        if let Some(worker) = self.running.get_mut(&number) {
             worker.send(message, fds);
         }
     }
 
     /// Tells every worker that takes cells something.
-    pub(super) fn send_all(&self, message: &ToWorker) {
-        self.running.values().filter(|worker| worker.ready).for_each(|w| w.send(message, &[]));
+    pub(super) fn send_all(&mut self, message: &ToWorker) {
+        self.running.values_mut().filter(|worker| worker.ready).for_each(|w| w.send(message, &[]));
     }
 
     /// Passes a client of another user on to that user's worker.
@@ -162,7 +185,7 @@ impl Workers {
             None => self.spawn(uid)?,
         };
         let Some(worker) = self.running.get_mut(&number) else { return Ok(()) };
-        if worker.ready {
+        if worker.ready && !worker.leaves {
             worker.send(&ToWorker::Connection { cell }, &[connection.as_fd()]);
         } else if worker.waiting.len() < CONNECTIONS_WAITING_MAX {
             worker.waiting.push((cell, connection));
@@ -173,24 +196,35 @@ impl Workers {
     }
 
     /// A worker that has no client any more may go; its last usage comes before its end.
-    pub(super) fn let_go(&self, number: u64) {
-        if number != self.listener {
-            self.send(number, &ToWorker::Shutdown, &[]);
+    pub(super) fn let_go(&mut self, number: u64) {
+        if number == self.listener {
+            return;
+        }
+        if let Some(worker) = self.running.get_mut(&number) {
+            worker.send(&ToWorker::Shutdown, &[]);
+            worker.leaves = true;
         }
     }
 
     /// A worker's end was seen: the one that listens starts again after a delay, the others when
     /// they are needed.
-    pub(super) fn gone(&mut self, number: u64) {
-        let Some(mut worker) = self.running.remove(&number) else { return };
+    pub(super) fn gone(&mut self, number: u64) -> anyhow::Result<()> {
+        let Some(mut worker) = self.running.remove(&number) else { return Ok(()) };
         let young = worker.started.elapsed() < STEADY;
         worker.end();
-        if number == self.listener {
+        if worker.leaves && !worker.waiting.is_empty() {
+            // They came after it was told to end.
+            let next = self.spawn(worker.uid)?;
+            if let Some(next) = self.running.get_mut(&next) {
+                next.waiting = std::mem::take(&mut worker.waiting);
+            }
+        } else if number == self.listener {
             self.delay = if young { (self.delay * 2).min(DELAY_MAX) } else { DELAY_MIN };
             self.restart_at = Some(Instant::now() + self.delay);
         } else if young {
             self.resting.insert(worker.uid, Instant::now() + DELAY_MAX);
         }
+        Ok(())
     }
 
     /// Starts the worker that listens if the delay after the last one's death is over.
@@ -203,8 +237,8 @@ impl Workers {
     }
 
     /// Asks every worker to end; says how many there are.
-    pub(super) fn shut_down(&self) -> usize {
-        self.running.values().for_each(|worker| worker.send(&ToWorker::Shutdown, &[]));
+    pub(super) fn shut_down(&mut self) -> usize {
+        self.running.values_mut().for_each(|worker| worker.send(&ToWorker::Shutdown, &[]));
         self.running.len()
     }
 
@@ -231,6 +265,7 @@ impl Workers {
             cgroups.enclose(&format!("worker-{number}"), child.id(), memory, self.cores_max)
         });
         self.states.serve(number, states)?;
+        ours.limit_sending(SEND_TIME_MAX)?;
         let reader = ours.try_clone()?;
         let (events, artefacts) = (self.events.clone(), self.artefacts.clone());
         thread::Builder::new()
@@ -247,6 +282,7 @@ impl Workers {
             uid,
             started: Instant::now(),
             ready: false,
+            leaves: false,
             waiting: Vec::new(),
         };
         self.running.insert(number, worker);
@@ -255,9 +291,11 @@ impl Workers {
 }
 
 impl Running {
-    fn send(&self, message: &ToWorker, fds: &[BorrowedFd<'_>]) {
+    /// A worker that does not listen is ended: the nucleus does not wait for it.
+    fn send(&mut self, message: &ToWorker, fds: &[BorrowedFd<'_>]) {
         if let Err(error) = self.link.send(message, fds) {
-            tracing::warn!(%error, "send to a worker");
+            tracing::error!(%error, pid = self.child.id(), "a worker does not take a message; it is ended");
+            let _ = self.child.kill();
         }
     }
 
@@ -272,10 +310,18 @@ impl Running {
 /// Passes on what a worker says until it is gone, or says something that is no message. Code that is
 /// at hand is answered from here, for a call waits for it.
 fn read(link: &Link, number: u64, artefacts: &Artefacts, events: &Sender<Event>) {
-    let mut buffer = Vec::new();
+    let (mut buffer, all) = (Vec::new(), Arc::new(AtomicUsize::new(0)));
     loop {
-        let event = match link.receive::<FromWorker>(&mut buffer) {
-            Ok(Some((FromWorker::NeedArtefact { cell, generation, hash }, fds))) => {
+        let received = link.receive_sized::<FromWorker>(&mut buffer);
+        let bytes = received.as_ref().ok().and_then(Option::as_ref).map_or(0, |(.., bytes)| *bytes);
+        let waiting = all.fetch_add(bytes, Relaxed);
+        let unheard = Unheard { all: Arc::clone(&all), bytes };
+        let event = match received {
+            Ok(_) if waiting > UNHEARD_BYTES_MAX => {
+                tracing::error!(worker = number, "a worker sends more than is heard; it is ended");
+                Event::WorkerGone(number)
+            }
+            Ok(Some((FromWorker::NeedArtefact { cell, generation, hash }, fds, _))) => {
                 if let Some(artefact) = artefacts.find(&hash) {
                     let answer = ToWorker::Artefact { cell, generation, error: None };
                     if link.send(&answer, &[artefact.as_fd()]).is_ok() {
@@ -283,10 +329,11 @@ fn read(link: &Link, number: u64, artefacts: &Artefacts, events: &Sender<Event>)
                     }
                     Event::WorkerGone(number)
                 } else {
-                    Event::Worker(number, FromWorker::NeedArtefact { cell, generation, hash }, fds)
+                    let message = FromWorker::NeedArtefact { cell, generation, hash };
+                    Event::Worker(number, message, fds, unheard)
                 }
             }
-            Ok(Some((message, fds))) => Event::Worker(number, message, fds),
+            Ok(Some((message, fds, _))) => Event::Worker(number, message, fds, unheard),
             Ok(None) => Event::WorkerGone(number),
             Err(error) => {
                 tracing::error!(%error, "read from a worker");

@@ -8,6 +8,7 @@ pub(crate) mod state;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -51,6 +52,12 @@ impl Link {
         self.0.try_clone().map(Self)
     }
 
+    /// From now on sending fails when the peer does not make room for this long.
+    pub(crate) fn limit_sending(&self, wait_max: Duration) -> io::Result<()> {
+        use rustix::net::sockopt::{Timeout, set_socket_timeout};
+        Ok(set_socket_timeout(&self.0, Timeout::Send, Some(wait_max))?)
+    }
+
     /// Sends a message, waiting while the peer's buffer is full.
     pub(crate) fn send<M: Serialize>(&self, message: &M, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let packet = serde_json::to_vec(message)?;
@@ -78,6 +85,14 @@ impl Link {
         &self,
         buffer: &mut Vec<u8>,
     ) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
+        Ok(self.receive_sized(buffer)?.map(|(message, fds, _)| (message, fds)))
+    }
+
+    /// The same, with the bytes that the message took.
+    pub(crate) fn receive_sized<M: DeserializeOwned>(
+        &self,
+        buffer: &mut Vec<u8>,
+    ) -> io::Result<Option<(M, Vec<OwnedFd>, usize)>> {
         buffer.resize(PACKET_BYTES_MAX, 0);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -107,7 +122,7 @@ impl Link {
             .flatten()
             .collect();
         let packet = buffer.get(..received.bytes).unwrap_or_default();
-        Ok(Some((serde_json::from_slice(packet)?, fds)))
+        Ok(Some((serde_json::from_slice(packet)?, fds, received.bytes)))
     }
 }
 

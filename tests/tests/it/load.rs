@@ -299,3 +299,29 @@ fn code_that_is_lost_is_made_again() {
     assert_eq!((error.status(), error.fuel()), (Some(Status::HostFault), Fuel::ZERO), "{error}");
     nucleus.down();
 }
+
+/// A worker that hangs, as one that was taken over might, is ended and replaced; the nucleus does not
+/// wait for it.
+#[test]
+fn a_worker_that_hangs_is_replaced() {
+    let nucleus = Nucleus::new();
+    nucleus.deploy_wat("echo", &wat::cell("", wat::ECHO), "");
+    let worker = nucleus.worker();
+    worker.signal(rustix::process::Signal::STOP);
+    let wasm = wat::compile(&wat::cell("", wat::ECHO));
+    for number in 0..3000 {
+        let name = format!("c{number}");
+        nucleus.put(&name, &wat::manifest(&name, ""), &wasm);
+    }
+    // The nucleus goes on answering, and then ends it.
+    eventually("the worker was ended", || {
+        nucleus.cell(["ps", "--json"]).expect(0);
+        (!worker.is_alive()).then_some(())
+    });
+    nucleus.wait_for("echo", "live");
+    nucleus.wait_for("c2999", "live");
+    let mut client = nucleus.client("echo");
+    let slot = client.open_raw("run").unwrap();
+    assert_eq!(client.call_raw(&slot, b"hi", CallOptions::default()).unwrap().bytes(), b"hi");
+    nucleus.down();
+}
