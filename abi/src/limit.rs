@@ -92,7 +92,11 @@ macro_rules! limits {
     };
     (@rows $module:expr; $([$($doc:literal)+] $name:ident: $type:ident = $path:expr;)+) => {
         /// The rows of this module's limits in the table of limits.
-        #[allow(trivial_numeric_casts, reason = "constants have different types")]
+        #[allow(
+            trivial_numeric_casts,
+            unreachable_pub,
+            reason = "constants have different types, and their modules different readers"
+        )]
         pub const LIMITS: &[$crate::limit::Limit] = &[$($crate::limit::Limit {
             module: $module,
             name: stringify!($name),
@@ -106,8 +110,6 @@ macro_rules! limits {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     mod some {
         use core::time::Duration;
         crate::limits! {
@@ -117,23 +119,23 @@ mod tests {
             /// A longer one is refused.
             ///
             /// Changed in `Cell.toml`.
-            pub const THING_BYTES_MAX: usize = 4096;
+            pub(crate) const THING_BYTES_MAX: usize = 4096;
             /// Most things.
             ///
             /// One more is refused.
-            pub const THINGS_MAX: u32 = 7;
+            pub(crate) const THINGS_MAX: u32 = 7;
             /// Longest wait.
             ///
             /// It ends.
-            pub const WAIT_MAX: Duration = Duration::from_secs(2);
+            pub(crate) const WAIT_MAX: Duration = Duration::from_secs(2);
             /// Longest call, in ms.
             ///
             /// It ends.
-            pub const CALL_MS_MAX: u64 = 9;
+            pub(crate) const CALL_MS_MAX: u64 = 9;
             /// Longest rest, in s.
             ///
             /// It ends.
-            pub const IDLE_S_MAX: u64 = 9;
+            pub(crate) const IDLE_S_MAX: u64 = 9;
         }
     }
 
