@@ -79,19 +79,50 @@ impl Limit {
     }
 }
 
-/// Defines constants and, beside them, `LIMITS`: their rows in the table of limits.
+/// Defines `LIMITS`, rows of the table of limits, and for new constants the constants too.
 ///
 /// The documentation of a constant is its row, so a limit is described once. Its first paragraph
 /// says what is limited; the second says what is seen when it is passed; a last one that begins
 /// with `Changed` says where another value can be set.
+///
+/// ```
+/// cell_abi::limits! {
+///     /// Longest name, in bytes.
+///     ///
+///     /// A longer one is refused.
+///     pub const LETTERS_BYTES_MAX: usize = 64;
+/// }
+/// # fn main() {}
+/// ```
+///
+/// Constants that stand elsewhere are named by their path: `crate::room { /// … NAME: usize; }`.
 #[macro_export]
 macro_rules! limits {
     ($($(#[doc = $doc:literal])+ $vis:vis const $name:ident: $type:ident = $value:expr;)+) => {
         $($(#[doc = $doc])+ $vis const $name: $type = $value;)+
-        $crate::limits! { @rows module_path!(); $([$($doc)+] $name: $type = $name;)+ }
+        $crate::limits! { @rows $([module_path!()] [$($doc)+] $name: $type = $name;)+ }
     };
-    (@rows $module:expr; $([$($doc:literal)+] $name:ident: $type:ident = $path:expr;)+) => {
-        /// The rows of this module's limits in the table of limits.
+    (crate $($rest:tt)+) => { $crate::limits! { @each [] crate $($rest)+ } };
+    // One constant after the other is taken out of its room, and joins those that are done.
+    (@each [$($done:tt)*] crate $(:: $segment:ident)+ {
+        $(#[doc = $doc:literal])+ $name:ident: $type:ident; $($more:tt)*
+    } $($rest:tt)*) => {
+        $crate::limits! {
+            @each [$($done)* {[$($segment)+] [$($doc)+] $name $type}]
+            crate $(:: $segment)+ { $($more)* } $($rest)*
+        }
+    };
+    (@each [$($done:tt)*] crate $(:: $segment:ident)+ {} $($rest:tt)*) => {
+        $crate::limits! { @each [$($done)*] $($rest)* }
+    };
+    (@each [$({[$($segment:ident)+] [$($doc:literal)+] $name:ident $type:ident})+]) => {
+        $crate::limits! { @rows $(
+            [concat!(env!("CARGO_CRATE_NAME"), $("::", stringify!($segment)),+)]
+            [$($doc)+] $name: $type = crate $(:: $segment)+ :: $name;
+        )+ }
+    };
+    (@rows $([$module:expr] [$($doc:literal)+] $name:ident: $type:ident = $value:expr;)+) => {
+        /// The rows of these limits in the table of limits.
         #[allow(
             trivial_numeric_casts,
             unreachable_pub,
@@ -100,7 +131,7 @@ macro_rules! limits {
         pub const LIMITS: &[$crate::limit::Limit] = &[$($crate::limit::Limit {
             module: $module,
             name: stringify!($name),
-            amount: $crate::limits!(@amount $type $path),
+            amount: $crate::limits!(@amount $type $value),
             text: concat!($($doc, "\n"),+),
         }),+];
     };

@@ -29,7 +29,7 @@ mod instance;
 mod meter;
 mod wasi;
 
-pub use artefact::ArtefactCache;
+pub use artefact::{ArtefactCache, Refused};
 pub use cell::{Cell, CellOptions, Isolation};
 pub use engine::{Allocation, Module, Sandbox};
 pub use error::{CompileError, LoadError};
@@ -40,3 +40,4 @@ pub use limits::Limits;
 pub use meter::StopHandle;
 pub use services::{LogLevel, NoServices, Services};
 pub use state::{MemoryState, StateError, StateStore};
+pub use wasi::LIMITS as WASI_LIMITS;

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::home::{Home, read_file};
 
 /// Largest file, in bytes.
-const FILE_BYTES_MAX: u64 = 64 << 10;
+pub(crate) const FILE_BYTES_MAX: u64 = 64 << 10;
 
 /// The file, checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

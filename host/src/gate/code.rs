@@ -29,7 +29,7 @@ pub(super) fn check(
     locals(body, sums)?;
     let mut reader = body.get_operators_reader().map_err(malformed)?;
     // The function itself is the outermost block.
-    let mut walk = Walk { types, open: vec![results], blocks: 0, passed: 0 };
+    let mut walk = Walk { types, open: vec![results], blocks: 0, loops: 0, passed: 0 };
     while !reader.eof() {
         let offset = reader.original_position();
         let operator = reader.read().map_err(malformed)?;
@@ -59,6 +59,7 @@ struct Walk<'a> {
     /// For each open block, how many values a branch to it passes.
     open: Vec<u64>,
     blocks: u64,
+    loops: u64,
     passed: u64,
 }
 
@@ -79,6 +80,8 @@ impl Walk<'_> {
             }
             Operator::Loop { blockty } => {
                 let (params, results) = self.arity(*blockty);
+                self.loops += 1;
+                at_most!(LOOPS_MAX, "loops in one function", self.loops, offset);
                 self.enter(params, results, params, offset)?;
             }
             Operator::End => drop(self.open.pop()),

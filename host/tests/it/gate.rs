@@ -239,6 +239,7 @@ fn bodies() {
         })
     });
     check("BLOCKS_MAX", |n| with_function(0, &times(&[BLOCK[0], BLOCK[1], 0x0b], n)));
+    check("LOOPS_MAX", |n| with_function(0, &times(&[0x03, 0x40, 0x0b], n)));
     check("NESTING_MAX", |n| with_function(0, &[times(&BLOCK, n), times(&[0x0b], n)].concat()));
     let br_table = |n: u64| [vec![0x41, 0, 0x0e], leb(n), times(&[0], n), vec![0]].concat();
     check("BR_TABLE_TARGETS_MAX", |n| with_function(0, &br_table(n)));

@@ -17,13 +17,13 @@ use cell_host::{ArtefactCache, ModuleKind, gate};
 use super::Event;
 use super::control::{Answer, CellRow};
 use super::supervisor::Supervisor;
-use crate::compile::{self, Compiled};
+use crate::compile::{self, Compiled, Payer};
 use crate::home::{Home, read_file};
 use crate::link::{CellStats, LoadCell, ModuleFacts, ToWorker};
 use crate::manifest::{self, Manifest, Settings};
 
 /// A log larger than this is moved aside; one older log is kept.
-const LOG_BYTES_MAX: u64 = 8 << 20;
+pub(super) const LOG_BYTES_MAX: u64 = 8 << 20;
 const LOGS_LOOKED_AT_EVERY: Duration = Duration::from_secs(5);
 
 /// Every directory in `cells/`, and what became of it.
@@ -357,7 +357,7 @@ pub(super) fn start_preparer(
         for name in to_prepare {
             let directory = home.cell(&name);
             let seen = look(&directory);
-            let result = prepare(&cache, &directory, &name);
+            let result = prepare(&cache, &home, &name);
             let prepared = Event::Prepared(Box::new(Prepared { name, seen, result }));
             if events.send(prepared).is_err() {
                 return;
@@ -367,11 +367,8 @@ pub(super) fn start_preparer(
     Ok(names)
 }
 
-fn prepare(
-    cache: &ArtefactCache,
-    directory: &Path,
-    name: &str,
-) -> anyhow::Result<(Compiled, Settings)> {
+fn prepare(cache: &ArtefactCache, home: &Home, name: &str) -> anyhow::Result<(Compiled, Settings)> {
+    let directory = &home.cell(name);
     CellName::parse(name).with_context(|| format!("directory name {name:?}"))?;
     let manifest = Manifest::read(directory)?;
     if manifest.name.as_str() != name {
@@ -382,7 +379,7 @@ fn prepare(
         );
     }
     let wasm = read_file(&directory.join(&manifest.wasm), gate::MODULE_BYTES_MAX as u64)?;
-    let compiled = compile::compile(cache, &wasm)?;
+    let compiled = compile::compile(cache, &wasm, Payer::Home(home))?;
     if compiled.info.kind != ModuleKind::Cell {
         bail!("{} is a command, not a cell; run it with `cell run`", manifest.wasm);
     }

@@ -6,6 +6,7 @@
 mod cells;
 pub(crate) mod control;
 mod holds;
+pub(crate) mod limits;
 mod supervisor;
 mod watch;
 

@@ -15,7 +15,7 @@ use crate::link::{FromWorker, Link, ToWorker};
 /// A worker that dies sooner than this after its start is started again with a growing delay.
 const STEADY: Duration = Duration::from_secs(5);
 const DELAY_MIN: Duration = Duration::from_millis(50);
-const DELAY_MAX: Duration = Duration::from_secs(5);
+pub(super) const DELAY_MAX: Duration = Duration::from_secs(5);
 
 pub(super) struct Supervisor {
     events: Sender<Event>,

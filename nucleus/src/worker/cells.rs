@@ -16,7 +16,7 @@ use super::state::FileState;
 use crate::link::{CellStats, FromWorker, Link, LoadCell};
 
 /// Characters of a cell's last error that `cell ps` shows.
-const LAST_ERROR_CHARS_MAX: usize = 150;
+pub(super) const LAST_ERROR_CHARS_MAX: usize = 150;
 /// Cells per message of statistics, so that it fits a packet of the link.
 const ROWS_PER_REPORT: usize = 200;
 

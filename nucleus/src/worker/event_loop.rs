@@ -26,7 +26,7 @@ use super::connection::{Connection, READ_BYTES, Task};
 use super::{AbortOnPanic, Worker, account_of};
 
 /// Connections all loops together may have; one more is closed at once.
-const CONNECTIONS_MAX: usize = 4096;
+pub(super) const CONNECTIONS_MAX: usize = 4096;
 /// How often deadlines, stalled connections and cancelled calls are looked at.
 const TICK: Duration = Duration::from_millis(25);
 const WAKE: Token = Token(usize::MAX);

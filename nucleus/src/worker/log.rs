@@ -8,9 +8,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use cell_host::LogLevel;
 
 /// Bytes a cell may log per second, over time; what goes beyond is dropped and counted.
-const BYTES_PER_S_MAX: u64 = 256 << 10;
+pub(super) const BYTES_PER_S_MAX: u64 = 256 << 10;
 /// Bytes a cell may log at once after a silence.
-const BURST_BYTES_MAX: u64 = 1 << 20;
+pub(super) const BURST_BYTES_MAX: u64 = 1 << 20;
 
 /// Where one cell's records go.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ mod call;
 mod cells;
 mod connection;
 mod event_loop;
+pub(crate) mod limits;
 mod log;
 mod purse;
 mod state;
