@@ -15,8 +15,7 @@ use rkyv::ser::allocator::ArenaHandle;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
-/// Longest schema text of one receptor, in bytes; a longer one does not compile.
-pub const SCHEMA_BYTES_MAX: usize = 4096;
+pub use crate::limits::SCHEMA_BYTES_MAX;
 
 /// Text that can be put together in a constant.
 #[derive(Clone, Copy)]

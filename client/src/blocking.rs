@@ -19,7 +19,7 @@ use crate::response::{JsonResponse, RawResponse, Response};
 use crate::slot::{ConnectionId, Opening, RawSlot, Slot, parse_name};
 
 /// A buffer for encoded requests that grew past this many bytes is not kept.
-const SCRATCH_BYTES_MAX: usize = 4 << 20;
+pub(crate) const SCRATCH_BYTES_MAX: usize = 4 << 20;
 
 /// A connection to one cell.
 ///

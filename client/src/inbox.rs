@@ -11,7 +11,7 @@ use rkyv::util::AlignedVec;
 /// fit goes from the system straight to where it stays.
 const BUFFER_BYTES: usize = 64 << 10;
 /// Payload buffers that came back are kept up to this many bytes in total.
-const SPARE_BYTES_MAX: usize = 4 << 20;
+pub(crate) const SPARE_BYTES_MAX: usize = 4 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Inbox {

@@ -18,6 +18,7 @@
 mod blocking;
 mod error;
 mod inbox;
+mod limits;
 mod link;
 mod options;
 mod outbox;
@@ -29,6 +30,7 @@ pub mod tokio;
 
 pub use blocking::{Client, TypedClient};
 pub use error::{Error, ProtocolError};
+pub use limits::LIMITS;
 pub use options::{
     CALLS_IN_FLIGHT_MAX, CallOptions, Config, FUEL_DEFAULT, RequestId, TIMEOUT_DEFAULT,
 };

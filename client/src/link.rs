@@ -32,7 +32,7 @@ use crate::session::Session;
 /// The system counts socket timeouts in ticks of about this length, and takes zero for "never".
 const SOCKET_TIMEOUT_MIN: Duration = Duration::from_millis(1);
 /// A wait that would be longer is one without an end.
-const SOCKET_TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(crate) const SOCKET_TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 #[derive(Debug)]
 pub(crate) struct Link {

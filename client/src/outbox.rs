@@ -13,7 +13,7 @@ pub(crate) const COPY_BYTES_MAX: usize = 16 << 10;
 /// From this many unsent bytes on, nothing is added before some of them are gone.
 pub(crate) const UNSENT_BYTES_MAX: usize = 64 << 10;
 /// A buffer that had to grow past this many bytes is given back when it is empty.
-const KEPT_BYTES_MAX: usize = 256 << 10;
+pub(crate) const KEPT_BYTES_MAX: usize = 256 << 10;
 const ZEROS: [u8; 16] = [0; 16];
 
 #[derive(Debug, Default)]

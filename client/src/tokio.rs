@@ -29,7 +29,7 @@ use crate::slot::{ConnectionId, Opening, RawSlot, Slot, parse_name};
 
 /// Requests and cancels that may wait to be written. Each of the 256 places in the window can have
 /// one request and one cancel in the queue, and one cancel of the call that had the place before.
-const QUEUE_MAX: usize = 4 * CALLS_IN_FLIGHT_MAX;
+pub(crate) const QUEUE_MAX: usize = 4 * CALLS_IN_FLIGHT_MAX;
 
 /// A connection to one cell, shared by all clones of this client.
 ///

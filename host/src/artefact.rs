@@ -2,7 +2,8 @@
 //!
 //! Each artefact is a file of its own, so that it can be mapped; beside it lies a keyed hash.
 //! Files are written under another name and renamed, never changed in place. Whatever does not
-//! verify is treated as absent and compiled again.
+//! verify is treated as absent and compiled again. What the compiler refused is kept too, as a
+//! file with the reason, so that nobody pays or waits twice for the same refusal.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -12,6 +13,30 @@ use std::path::{Path, PathBuf};
 use cell_abi::CellHash;
 
 use crate::engine::{Sandbox, WASMTIME_VERSION};
+
+cell_abi::limits! {
+    /// Refusals of the compiler that are remembered.
+    ///
+    /// The oldest is forgotten; its module would be tried again.
+    pub const REFUSALS_MAX: usize = 1_000;
+
+    /// Reason of a refusal that is remembered, in bytes.
+    ///
+    /// The rest is cut.
+    pub const REASON_BYTES_MAX: usize = 1_024;
+}
+
+/// The end of a remembered refusal's file name.
+const REFUSED: &str = "refused";
+
+/// What the compiler said of a module once, and the file that remembers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Why it was refused.
+    pub reason: String,
+    /// Without this file the module is tried again.
+    pub file: PathBuf,
+}
 
 /// A directory of artefacts.
 #[derive(Debug)]
@@ -49,6 +74,57 @@ impl ArtefactCache {
         let mac = self.mac(&path, artefact);
         replace(&path, artefact)?;
         replace(&mac_path(&path), mac.as_bytes())
+    }
+
+    /// What the compiler refused this module for, if this version of this host remembers it.
+    pub fn refused(&self, hash: CellHash) -> Option<Refused> {
+        let file = self.path(hash).with_extension(REFUSED);
+        let mut bytes = Vec::new();
+        let bytes_max = (blake3::OUT_LEN + REASON_BYTES_MAX) as u64;
+        File::open(&file).ok()?.take(bytes_max).read_to_end(&mut bytes).ok()?;
+        let (mac, reason) = bytes.split_at_checked(blake3::OUT_LEN)?;
+        if blake3::Hash::from_slice(mac).ok()? != self.refusal_mac(&file, reason) {
+            return None;
+        }
+        Some(Refused { reason: String::from_utf8_lossy(reason).into_owned(), file })
+    }
+
+    /// Remembers why the compiler refused this module; the reason is cut if it is long.
+    pub fn refuse(&self, hash: CellHash, reason: &str) -> io::Result<Refused> {
+        let mut end = reason.len().min(REASON_BYTES_MAX);
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        let reason = reason.get(..end).unwrap_or_default().to_owned();
+        self.forget_oldest()?;
+        let file = self.path(hash).with_extension(REFUSED);
+        let mac = self.refusal_mac(&file, reason.as_bytes());
+        replace(&file, &[mac.as_bytes(), reason.as_bytes()].concat())?;
+        Ok(Refused { reason, file })
+    }
+
+    /// Makes room for one more refusal.
+    fn forget_oldest(&self) -> io::Result<()> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == REFUSED) {
+                let written = fs::metadata(&path).and_then(|found| found.modified());
+                // One that somebody else has just removed is no longer there to be counted.
+                files.extend(written.ok().map(|written| (written, path)));
+            }
+        }
+        files.sort();
+        let too_many = (files.len() + 1).saturating_sub(REFUSALS_MAX);
+        for (_, path) in files.iter().take(too_many) {
+            let _ = fs::remove_file(path);
+        }
+        Ok(())
+    }
+
+    /// Another version of this host may have other limits, so it forgets the refusals of this one.
+    fn refusal_mac(&self, file: &Path, reason: &[u8]) -> blake3::Hash {
+        self.mac(file, &[env!("CARGO_PKG_VERSION").as_bytes(), &[0], reason].concat())
     }
 
     /// The name says what the artefact depends on besides its module.

@@ -7,6 +7,7 @@ use tokio::time::timeout;
 use wasmtime::{Caller, Linker};
 
 use crate::error::Stop;
+use crate::gate::offered::{I32, I64, Offered};
 use crate::guest::{Guest, Link};
 use crate::instance::{CallSpec, Share};
 use crate::limits::{
@@ -18,20 +19,21 @@ use crate::services::LogLevel;
 use crate::state::{StateCall, StateError};
 use crate::wasi::memory;
 
-const MODULE: &str = "cell_v1";
+pub(crate) const MODULE: &str = "cell_v1";
 
-/// Names of every function of the module: what the gate lets a cell import.
-pub(crate) const FUNCTIONS: &[&str] = &[
-    "call",
-    "call_reply",
-    "context",
-    "fuel_left",
-    "kv_delete",
-    "kv_get",
-    "kv_set",
-    "kv_value",
-    "log",
-    "reject",
+/// Every function of the module: what the gate lets a cell import.
+#[rustfmt::skip]
+pub(crate) const FUNCTIONS: &[Offered] = &[
+    Offered::new("call", &[I32, I32, I32, I32, I32, I32, I32, I32, I64], &[I64]),
+    Offered::new("call_reply", &[I32, I32], &[I32]),
+    Offered::new("context", &[I32], &[]),
+    Offered::new("fuel_left", &[], &[I64]),
+    Offered::new("kv_delete", &[I32, I32], &[I32]),
+    Offered::new("kv_get", &[I32, I32], &[I64]),
+    Offered::new("kv_set", &[I32, I32, I32, I32], &[I32]),
+    Offered::new("kv_value", &[I32, I32], &[I32]),
+    Offered::new("log", &[I32, I32, I32], &[]),
+    Offered::new("reject", &[I32, I32, I32], &[]),
 ];
 
 type Guests<'a> = Caller<'a, Guest>;

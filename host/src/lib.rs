@@ -32,7 +32,7 @@ mod meter;
 mod turns;
 mod wasi;
 
-pub use artefact::ArtefactCache;
+pub use artefact::{ArtefactCache, Refused};
 pub use cell::{Cell, CellOptions, Isolation};
 pub use engine::{Allocation, Module, Sandbox};
 pub use error::{CompileError, LoadError};
@@ -43,3 +43,4 @@ pub use limits::Limits;
 pub use meter::StopHandle;
 pub use services::{LogLevel, NoServices, Resolving, Services};
 pub use state::{MemoryState, StateError, StateStore};
+pub use wasi::LIMITS as WASI_LIMITS;

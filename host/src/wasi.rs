@@ -9,143 +9,112 @@ use wasmtime_wasi::p1::wasi_snapshot_preview1::WasiSnapshotPreview1 as _;
 use wiggle::GuestMemory;
 
 use crate::error::Stop;
+use crate::gate::offered::{I32, I64, Offered};
 use crate::guest::Guest;
 use crate::meter::{charge, wait};
 use crate::price::{BYTE, HOST_CALL, RANDOM_BYTE, SYSTEM_CALL};
 
-const MODULE: &str = "wasi_snapshot_preview1";
-/// Buffers of one vectored read or write that are looked at for its price: POSIX's IOV_MAX.
-const VECTORS_MAX: usize = 1024;
+pub(crate) const MODULE: &str = "wasi_snapshot_preview1";
 
-/// Names of every preview 1 function: what the gate lets a module import.
-pub(crate) const FUNCTIONS: &[&str] = &[
-    "args_get",
-    "args_sizes_get",
-    "clock_res_get",
-    "clock_time_get",
-    "environ_get",
-    "environ_sizes_get",
-    "fd_advise",
-    "fd_allocate",
-    "fd_close",
-    "fd_datasync",
-    "fd_fdstat_get",
-    "fd_fdstat_set_flags",
-    "fd_fdstat_set_rights",
-    "fd_filestat_get",
-    "fd_filestat_set_size",
-    "fd_filestat_set_times",
-    "fd_pread",
-    "fd_prestat_dir_name",
-    "fd_prestat_get",
-    "fd_pwrite",
-    "fd_read",
-    "fd_readdir",
-    "fd_renumber",
-    "fd_seek",
-    "fd_sync",
-    "fd_tell",
-    "fd_write",
-    "path_create_directory",
-    "path_filestat_get",
-    "path_filestat_set_times",
-    "path_link",
-    "path_open",
-    "path_readlink",
-    "path_remove_directory",
-    "path_rename",
-    "path_symlink",
-    "path_unlink_file",
-    "poll_oneoff",
-    "proc_exit",
-    "proc_raise",
-    "random_get",
-    "sched_yield",
-    "sock_accept",
-    "sock_recv",
-    "sock_send",
-    "sock_shutdown",
-];
+cell_abi::limits! {
+    /// Buffers of one vectored read or write that are looked at for its price: POSIX's IOV_MAX.
+    ///
+    /// Those behind cost what a buffer costs; wasmtime-wasi does not serve them in the same call.
+    pub(crate) const VECTORS_MAX: usize = 1024;
+}
 
-/// One line per function: its arguments, and what it costs besides leaving the guest.
+/// One line per function: its arguments, and what it costs besides leaving the guest. All of them
+/// return an errno but `proc_exit`, which does not return.
 macro_rules! functions {
-    ($linker:ident, $memory:ident, $bytes:ident:
-        $($name:ident ( $($arg:ident : $ty:ty),* ) $($await:ident)? = $price:expr;)*
-    ) => {$(
-        $linker.func_wrap_async(
-            MODULE,
-            stringify!($name),
-            |mut caller: Caller<'_, Guest>, ($($arg,)*): ($($ty,)*)| Box::new(async move {
-                let $memory = memory(&mut caller)?;
-                let price = {
-                    let $bytes = $memory.data(&caller);
-                    let _ = $bytes;
-                    HOST_CALL.saturating_add($price)
-                };
-                charge(&mut caller, price).await?;
-                let (bytes, guest) = $memory.data_and_store_mut(&mut caller);
-                let gauge = std::sync::Arc::clone(&guest.gauge);
-                let host_call_bytes_max = guest.limits.host_call_bytes_max;
-                let wasi = guest.wasi();
-                wasi.set_hostcall_fuel(host_call_bytes_max);
-                let mut bytes = GuestMemory::Unshared(bytes);
-                functions!(@call $($await)? gauge, preview1::$name(wasi, &mut bytes, $($arg),*))
-            }),
-        )?;
-    )*};
+    ($bytes:ident:
+        $($name:ident ( $($arg:ident : $ty:ident),* ) $($await:ident)? = $price:expr;)*
+    ) => {
+        /// Every preview 1 function: what the gate lets a module import.
+        pub(crate) const FUNCTIONS: &[Offered] = &[
+            $(Offered::new(stringify!($name), &[$(functions!(@type $ty)),*], &[I32]),)*
+            Offered::new("proc_exit", &[I32], &[]),
+        ];
+
+        fn add_priced(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+            $(linker.func_wrap_async(
+                MODULE,
+                stringify!($name),
+                |mut caller: Caller<'_, Guest>, ($($arg,)*): ($($ty,)*)| Box::new(async move {
+                    let memory = memory(&mut caller)?;
+                    let price = {
+                        let $bytes = memory.data(&caller);
+                        let _ = $bytes;
+                        HOST_CALL.saturating_add($price)
+                    };
+                    charge(&mut caller, price).await?;
+                    let (bytes, guest) = memory.data_and_store_mut(&mut caller);
+                    let gauge = std::sync::Arc::clone(&guest.gauge);
+                    let host_call_bytes_max = guest.limits.host_call_bytes_max;
+                    let wasi = guest.wasi();
+                    wasi.set_hostcall_fuel(host_call_bytes_max);
+                    let mut bytes = GuestMemory::Unshared(bytes);
+                    functions!(@call $($await)? gauge, preview1::$name(wasi, &mut bytes, $($arg),*))
+                }),
+            )?;)*
+            Ok(())
+        }
+    };
+    (@type i32) => { I32 };
+    (@type i64) => { I64 };
     (@call wait $gauge:ident, $call:expr) => { wait(&$gauge, $call).await };
     (@call $gauge:ident, $call:expr) => {{ let _ = $gauge; $call }};
 }
 
-#[rustfmt::skip]
+functions! { bytes:
+    args_get(a: i32, b: i32) = SYSTEM_CALL;
+    args_sizes_get(a: i32, b: i32) = 0;
+    environ_get(a: i32, b: i32) = SYSTEM_CALL;
+    environ_sizes_get(a: i32, b: i32) = 0;
+    clock_res_get(a: i32, b: i32) = 0;
+    clock_time_get(a: i32, b: i64, c: i32) = 0;
+    fd_advise(a: i32, b: i64, c: i64, d: i32) wait = SYSTEM_CALL;
+    fd_allocate(a: i32, b: i64, c: i64) = 0;
+    fd_close(a: i32) wait = SYSTEM_CALL;
+    fd_datasync(a: i32) wait = SYSTEM_CALL * 100;
+    fd_fdstat_get(a: i32, b: i32) wait = SYSTEM_CALL;
+    fd_fdstat_set_flags(a: i32, b: i32) = 0;
+    fd_fdstat_set_rights(a: i32, b: i64, c: i64) = 0;
+    fd_filestat_get(a: i32, b: i32) wait = SYSTEM_CALL;
+    fd_filestat_set_size(a: i32, b: i64) wait = SYSTEM_CALL;
+    fd_filestat_set_times(a: i32, b: i64, c: i64, d: i32) wait = SYSTEM_CALL;
+    fd_pread(a: i32, iovs: i32, count: i32, d: i64, e: i32) wait = vectors(bytes, iovs, count);
+    fd_prestat_get(a: i32, b: i32) = 0;
+    fd_prestat_dir_name(a: i32, b: i32, c: i32) = length(c);
+    fd_pwrite(a: i32, iovs: i32, count: i32, d: i64, e: i32) wait = vectors(bytes, iovs, count);
+    fd_read(a: i32, iovs: i32, count: i32, d: i32) wait = vectors(bytes, iovs, count);
+    fd_readdir(a: i32, b: i32, len: i32, d: i64, e: i32) wait = SYSTEM_CALL + length(len);
+    fd_renumber(a: i32, b: i32) wait = SYSTEM_CALL;
+    fd_seek(a: i32, b: i64, c: i32, d: i32) wait = SYSTEM_CALL;
+    fd_sync(a: i32) wait = SYSTEM_CALL * 100;
+    fd_tell(a: i32, b: i32) = 0;
+    fd_write(a: i32, iovs: i32, count: i32, d: i32) wait = vectors(bytes, iovs, count);
+    path_create_directory(a: i32, b: i32, len: i32) wait = path(len);
+    path_filestat_get(a: i32, b: i32, c: i32, len: i32, e: i32) wait = path(len);
+    path_filestat_set_times(a: i32, b: i32, c: i32, len: i32, e: i64, f: i64, g: i32) wait = path(len);
+    path_link(a: i32, b: i32, c: i32, len: i32, e: i32, f: i32, len2: i32) wait = path(len) + path(len2);
+    path_open(a: i32, b: i32, c: i32, len: i32, e: i32, f: i64, g: i64, h: i32, i: i32) wait = path(len);
+    path_readlink(a: i32, b: i32, len: i32, d: i32, len2: i32, f: i32) wait = path(len) + length(len2);
+    path_remove_directory(a: i32, b: i32, len: i32) wait = path(len);
+    path_rename(a: i32, b: i32, len: i32, d: i32, e: i32, len2: i32) wait = path(len) + path(len2);
+    path_symlink(a: i32, len: i32, c: i32, d: i32, len2: i32) wait = path(len) + path(len2);
+    path_unlink_file(a: i32, b: i32, len: i32) wait = path(len);
+    poll_oneoff(a: i32, b: i32, count: i32, d: i32) wait = length(count).saturating_mul(SYSTEM_CALL);
+    proc_raise(a: i32) = 0;
+    random_get(a: i32, len: i32) = length(len).saturating_mul(RANDOM_BYTE);
+    sched_yield() = 0;
+    sock_accept(a: i32, b: i32, c: i32) = 0;
+    sock_recv(a: i32, b: i32, c: i32, d: i32, e: i32, f: i32) = 0;
+    sock_send(a: i32, b: i32, c: i32, d: i32, e: i32) = 0;
+    sock_shutdown(a: i32, b: i32) = 0;
+}
+
 pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
-    functions! { linker, memory, bytes:
-        args_get(a: i32, b: i32) = SYSTEM_CALL;
-        args_sizes_get(a: i32, b: i32) = 0;
-        environ_get(a: i32, b: i32) = SYSTEM_CALL;
-        environ_sizes_get(a: i32, b: i32) = 0;
-        clock_res_get(a: i32, b: i32) = 0;
-        clock_time_get(a: i32, b: i64, c: i32) = 0;
-        fd_advise(a: i32, b: i64, c: i64, d: i32) wait = SYSTEM_CALL;
-        fd_allocate(a: i32, b: i64, c: i64) = 0;
-        fd_close(a: i32) wait = SYSTEM_CALL;
-        fd_datasync(a: i32) wait = SYSTEM_CALL * 100;
-        fd_fdstat_get(a: i32, b: i32) wait = SYSTEM_CALL;
-        fd_fdstat_set_flags(a: i32, b: i32) = 0;
-        fd_fdstat_set_rights(a: i32, b: i64, c: i64) = 0;
-        fd_filestat_get(a: i32, b: i32) wait = SYSTEM_CALL;
-        fd_filestat_set_size(a: i32, b: i64) wait = SYSTEM_CALL;
-        fd_filestat_set_times(a: i32, b: i64, c: i64, d: i32) wait = SYSTEM_CALL;
-        fd_pread(a: i32, iovs: i32, count: i32, d: i64, e: i32) wait = vectors(bytes, iovs, count);
-        fd_prestat_get(a: i32, b: i32) = 0;
-        fd_prestat_dir_name(a: i32, b: i32, c: i32) = length(c);
-        fd_pwrite(a: i32, iovs: i32, count: i32, d: i64, e: i32) wait = vectors(bytes, iovs, count);
-        fd_read(a: i32, iovs: i32, count: i32, d: i32) wait = vectors(bytes, iovs, count);
-        fd_readdir(a: i32, b: i32, len: i32, d: i64, e: i32) wait = SYSTEM_CALL + length(len);
-        fd_renumber(a: i32, b: i32) wait = SYSTEM_CALL;
-        fd_seek(a: i32, b: i64, c: i32, d: i32) wait = SYSTEM_CALL;
-        fd_sync(a: i32) wait = SYSTEM_CALL * 100;
-        fd_tell(a: i32, b: i32) = 0;
-        fd_write(a: i32, iovs: i32, count: i32, d: i32) wait = vectors(bytes, iovs, count);
-        path_create_directory(a: i32, b: i32, len: i32) wait = path(len);
-        path_filestat_get(a: i32, b: i32, c: i32, len: i32, e: i32) wait = path(len);
-        path_filestat_set_times(a: i32, b: i32, c: i32, len: i32, e: i64, f: i64, g: i32) wait = path(len);
-        path_link(a: i32, b: i32, c: i32, len: i32, e: i32, f: i32, len2: i32) wait = path(len) + path(len2);
-        path_open(a: i32, b: i32, c: i32, len: i32, e: i32, f: i64, g: i64, h: i32, i: i32) wait = path(len);
-        path_readlink(a: i32, b: i32, len: i32, d: i32, len2: i32, f: i32) wait = path(len) + length(len2);
-        path_remove_directory(a: i32, b: i32, len: i32) wait = path(len);
-        path_rename(a: i32, b: i32, len: i32, d: i32, e: i32, len2: i32) wait = path(len) + path(len2);
-        path_symlink(a: i32, len: i32, c: i32, d: i32, len2: i32) wait = path(len) + path(len2);
-        path_unlink_file(a: i32, b: i32, len: i32) wait = path(len);
-        poll_oneoff(a: i32, b: i32, count: i32, d: i32) wait = length(count).saturating_mul(SYSTEM_CALL);
-        proc_raise(a: i32) = 0;
-        random_get(a: i32, len: i32) = length(len).saturating_mul(RANDOM_BYTE);
-        sched_yield() = 0;
-        sock_accept(a: i32, b: i32, c: i32) = 0;
-        sock_recv(a: i32, b: i32, c: i32, d: i32, e: i32, f: i32) = 0;
-        sock_send(a: i32, b: i32, c: i32, d: i32, e: i32) = 0;
-        sock_shutdown(a: i32, b: i32) = 0;
-    }
+    add_priced(linker)?;
     // wasmtime-wasi refuses codes of 126 and more; a program may exit with any.
     linker.func_wrap(MODULE, "proc_exit", |code: i32| -> wasmtime::Result<()> {
         Err(Stop::Exited(code.cast_unsigned()).into())

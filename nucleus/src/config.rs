@@ -8,7 +8,11 @@ use serde::Deserialize;
 use crate::home::{Home, read_file};
 
 /// Largest file, in bytes.
-const FILE_BYTES_MAX: u64 = 64 << 10;
+pub(crate) const FILE_BYTES_MAX: u64 = 64 << 10;
+
+/// Linear memory and tables of all instances of a worker together, in MiB, unless the file says
+/// otherwise.
+pub(crate) const MEMORY_MB_MAX: u64 = 4096;
 
 /// The file, checked.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -36,7 +40,7 @@ pub(crate) struct Worker {
 
 impl Default for Worker {
     fn default() -> Self {
-        Self { memory_mb_max: 4096, cores_max: None }
+        Self { memory_mb_max: MEMORY_MB_MAX, cores_max: None }
     }
 }
 

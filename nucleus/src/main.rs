@@ -9,6 +9,7 @@ mod config;
 mod daemon;
 mod home;
 mod job_worker;
+mod limits;
 mod link;
 mod manifest;
 mod sdk;

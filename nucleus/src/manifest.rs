@@ -11,8 +11,48 @@ use crate::home::read_file;
 
 /// Name of the file.
 pub(crate) const FILE: &str = "Cell.toml";
-/// Largest file, in bytes.
-const FILE_BYTES_MAX: u64 = 64 << 10;
+
+cell_abi::limits! {
+    /// Largest `Cell.toml`, in bytes.
+    ///
+    /// The cell is refused.
+    pub(crate) const FILE_BYTES_MAX: u64 = 64 << 10;
+
+    /// Largest `replicas_max`: instances of one cell at once.
+    ///
+    /// The manifest is refused; a call beyond the manifest's number waits, and then answers `Busy`.
+    ///
+    /// Changed in `Cell.toml`, 1 to this; 16 by default.
+    pub(crate) const REPLICAS_MAX: u32 = 64;
+
+    /// Largest `memory_mb_max`: linear memory of one instance, in MiB.
+    ///
+    /// The manifest is refused; `memory.grow` past the manifest's number gives the guest -1.
+    ///
+    /// Changed in `Cell.toml`, 1 to this; 64 by default.
+    pub(crate) const MEMORY_MB_MAX: u32 = 64;
+
+    /// Largest `state_mb_max`: key-value state of one cell, in MiB.
+    ///
+    /// The manifest is refused; a write past the manifest's number fails, as the guest is told.
+    ///
+    /// Changed in `Cell.toml`, 0 to this; 16 by default.
+    pub(crate) const STATE_MB_MAX: u32 = 1024;
+
+    /// Largest `call_ms_max`: time of one call on the wall clock, in ms.
+    ///
+    /// The manifest is refused; a call past the manifest's number answers `TimedOut`.
+    ///
+    /// Changed in `Cell.toml`, 1 to this; 30,000 by default.
+    pub(crate) const CALL_MS_MAX: u64 = 3_600_000;
+
+    /// Largest `idle_s`: time without calls after which an instance is stopped, in seconds.
+    ///
+    /// The manifest is refused.
+    ///
+    /// Changed in `Cell.toml`, 1 to this; 60 by default.
+    pub(crate) const IDLE_S_MAX: u64 = 86_400;
+}
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -124,11 +164,16 @@ impl Manifest {
         };
         let settings = Settings {
             fresh,
-            replicas_max: within("replicas_max", cell.replicas_max.into(), 1, 64)?,
-            memory_mb_max: within("memory_mb_max", cell.memory_mb_max.into(), 1, 64)?,
-            state_mb_max: within("state_mb_max", cell.state_mb_max.into(), 0, 1024)?,
-            call_ms_max: within("call_ms_max", cell.call_ms_max, 1, 3_600_000)?,
-            idle_s: within("idle_s", cell.idle_s, 1, 86_400)?,
+            replicas_max: within("replicas_max", cell.replicas_max.into(), 1, REPLICAS_MAX.into())?,
+            memory_mb_max: within(
+                "memory_mb_max",
+                cell.memory_mb_max.into(),
+                1,
+                MEMORY_MB_MAX.into(),
+            )?,
+            state_mb_max: within("state_mb_max", cell.state_mb_max.into(), 0, STATE_MB_MAX.into())?,
+            call_ms_max: within("call_ms_max", cell.call_ms_max, 1, CALL_MS_MAX)?,
+            idle_s: within("idle_s", cell.idle_s, 1, IDLE_S_MAX)?,
         };
         Ok(Self { name, wasm: cell.wasm, settings })
     }

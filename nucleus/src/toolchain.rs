@@ -23,9 +23,9 @@ pub(crate) const TARGET: &str = "wasm32-wasip1";
 /// Allows only one way: `rustup` or `debian`.
 const CHOICE: &str = "CELL_TOOLCHAIN";
 /// Longest `rustup target add`, in seconds; a server that cannot be reached never answers.
-const RUSTUP_S_MAX: u64 = 60;
+pub(crate) const RUSTUP_S_MAX: u64 = 60;
 /// Most of a tool's complaint that is shown, in bytes.
-const COMPLAINT_BYTES_MAX: u64 = 4096;
+pub(crate) const COMPLAINT_BYTES_MAX: u64 = 4096;
 
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_LIBC: &str = "/usr/lib/wasm32-wasi";

@@ -7,6 +7,7 @@
 
 mod calls;
 mod fuel;
+mod gate;
 mod jobs;
 mod limits;
 mod state;

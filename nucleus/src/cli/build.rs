@@ -19,9 +19,9 @@ use crate::manifest::{self, Manifest};
 use crate::toolchain::{self, Toolchain};
 
 /// Longest `make`, in seconds; a C cell compiles in less than one.
-const MAKE_S_MAX: u64 = 120;
+pub(super) const MAKE_S_MAX: u64 = 120;
 /// Largest module that is taken, in bytes; what can be deployed is the gate's to say.
-const WASM_BYTES_MAX: u64 = 256 << 20;
+pub(super) const WASM_BYTES_MAX: u64 = 256 << 20;
 
 /// Options of `cell build`.
 #[derive(Debug, Args)]

@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
 /// The most a call or job may cost.
 #[derive(Debug, Args)]
 pub(crate) struct Budget {
-    /// The most it may cost, in ATP.
+    /// The most it may cost, in ATP; a job's module is compiled besides, once.
     #[arg(long, value_name = "ATP", value_parser = NanoAtp::parse_atp, conflicts_with = "fuel")]
     budget: Option<NanoAtp>,
     /// The most it may burn, in fuel; one fuel costs one nano-ATP.

@@ -15,9 +15,9 @@ use crate::daemon::control::{Answer, Request, ask};
 use crate::home::Home;
 
 /// How long a nucleus may take to come up.
-const UP_TIME_MAX: Duration = Duration::from_secs(20);
+pub(super) const UP_TIME_MAX: Duration = Duration::from_secs(20);
 /// How long one may take to go down.
-const DOWN_TIME_MAX: Duration = Duration::from_secs(10);
+pub(super) const DOWN_TIME_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(crate) struct UpArguments {

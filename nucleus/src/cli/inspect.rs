@@ -17,17 +17,24 @@ use crate::manifest::Manifest;
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// A .wasm file, a directory with Cell.toml, or the name of a deployed cell.
-    #[arg(required_unless_present = "sandbox")]
+    #[arg(required_unless_present_any = ["limits", "sandbox"])]
     target: Option<String>,
     /// Show which walls the operating system puts around guests on this machine, and try them.
-    #[arg(long, conflicts_with = "target")]
+    #[arg(long, conflicts_with_all = ["target", "limits"])]
     sandbox: bool,
+    /// Show every limit of this build instead: its value, and what is seen when it is passed.
+    #[arg(long, conflicts_with = "target")]
+    limits: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> anyhow::Result<Exit> {
     let home = global.home()?;
     let Some(target) = &arguments.target else {
-        return super::sandbox::run(&home, output);
+        if arguments.sandbox {
+            return super::sandbox::run(&home, output);
+        }
+        super::limits::print(output);
+        return Ok(Exit::Done);
     };
     let path = find(&home, target)?;
     let wasm = read_file(&path, gate::MODULE_BYTES_MAX as u64)?;
@@ -35,6 +42,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
         .map_err(|error| Failure::new(Exit::Refused, format!("refused by the gate: {error}")))?;
     let hash = CellHash::of(&wasm);
     let start = Fuel(price::start(info.memory_pages, info.data_bytes));
+    let compile = Fuel(price::compile(wasm.len() as u64));
     let kind = match info.kind {
         ModuleKind::Cell => "cell",
         ModuleKind::Command => "command",
@@ -47,11 +55,11 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
         .collect();
     let value = json!({
         "file": path, "kind": kind, "hash": hash.to_string(), "bytes": wasm.len(), "memory_pages": info.memory_pages,
-        "data_bytes": info.data_bytes, "json": info.has_json, "start_fuel": start.0,
+        "data_bytes": info.data_bytes, "json": info.has_json, "start_fuel": start.0, "compile_fuel": compile.0,
         "engine_id": Sandbox::engine_id().to_string(), "receptors": receptors,
     });
     let mut text = format!(
-        "{kind} {hash}\nfile    {} ({} bytes)\nmemory  {} pages of 64 KiB at start, {} bytes of data\nstart   {start} fuel\nengine  {}",
+        "{kind} {hash}\nfile    {} ({} bytes)\nmemory  {} pages of 64 KiB at start, {} bytes of data\nstart   {start} fuel\ncompile {compile} fuel, once on each machine\nengine  {}",
         path.display(),
         wasm.len(),
         info.memory_pages,

@@ -9,6 +9,7 @@ mod dev;
 mod exit;
 mod inspect;
 mod ledger;
+mod limits;
 mod logs;
 mod new;
 mod output;
@@ -23,6 +24,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::home::Home;
 pub(crate) use exit::{Exit, Failure};
+pub(crate) use limits::LIMITS;
 pub(crate) use output::Output;
 
 /// Run strangers' code in a sandbox, metered to the instruction and billed in ATP.

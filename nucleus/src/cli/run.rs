@@ -21,7 +21,7 @@ use super::call::{Budget, bill, seconds};
 use super::output::escape;
 use super::{Exit, Failure, Global, Output};
 use crate::bank::{Bank, Held};
-use crate::compile::{self, Compiled};
+use crate::compile::{self, Compiled, Payer};
 use crate::config::Config;
 use crate::job_worker::{JobReport, RunJob};
 use crate::link::{Link, ModuleFacts};
@@ -96,7 +96,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
     let mut bank = Bank::open(&home)?;
     let bar = output.progress("compiling");
     let cache = compile::cache(&home)?;
-    let compiled = compile::compile(&cache, &wasm)?;
+    let compiled = compile::compile(&cache, &wasm, Payer::Bank(&mut bank))?;
     bar.finish_and_clear();
     if compiled.info.kind != ModuleKind::Command {
         let message = "this is a cell, not a command; deploy it with `cell deploy` and call it with `cell call`";
@@ -306,6 +306,11 @@ impl Run<'_> {
             None if ended.message.is_empty() => ended.status.describe().to_owned(),
             None => format!("{}: {}", ended.status.describe(), escape(&ended.message)),
         };
+        if let Some(paid) = self.compiled.paid {
+            let price = paid.fuel.at_base_price();
+            output
+                .note(&format!("compiled: {price} ATP, once for this module, besides the budget"));
+        }
         output.note(&format!("{}; {how}", bill(ended.fuel)));
         if ended.status == Status::OutOfFuel {
             output.note("give it more with --budget, such as --budget 500");
@@ -338,6 +343,8 @@ impl Run<'_> {
             "outcome": outcome,
             "fuel": ended.fuel.0,
             "charge_nano_atp": charge.0,
+            "compile_fuel": self.compiled.paid.map_or(0, |paid| paid.fuel.0),
+            "compile_transfer": self.compiled.paid.map(|paid| paid.transfer.to_string()),
             "dimensions": {
                 "fuel": { "amount": ended.fuel.0, "nano_atp_each": 1 },
                 "starts": { "amount": 1, "fuel_included": price::start(self.compiled.info.memory_pages, self.compiled.info.data_bytes) },

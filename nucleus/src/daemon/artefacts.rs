@@ -9,7 +9,7 @@ use cell_host::ArtefactCache;
 
 /// Artefacts that are kept open; the one that was opened longest ago is closed for another, and
 /// verified again when it is needed.
-const FILES_OPEN_MAX: usize = 256;
+pub(super) const FILES_OPEN_MAX: usize = 256;
 
 /// The cache of this home, shared by the threads that ask for it.
 #[derive(Debug, Clone)]

@@ -22,7 +22,7 @@ use crate::link::{CellStats, LoadCell, ModuleFacts, ToWorker};
 use crate::manifest::Settings;
 
 /// A log larger than this is moved aside; one older log is kept.
-const LOG_BYTES_MAX: u64 = 8 << 20;
+pub(super) const LOG_BYTES_MAX: u64 = 8 << 20;
 const LOGS_LOOKED_AT_EVERY: Duration = Duration::from_secs(5);
 
 /// Every directory in `cells/`, and what became of it.

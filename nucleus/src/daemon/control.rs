@@ -17,13 +17,13 @@ use crate::link::CellStats;
 use crate::walls::Wall;
 
 /// Longest request, in bytes.
-const REQUEST_BYTES_MAX: u64 = 4096;
+pub(super) const REQUEST_BYTES_MAX: u64 = 4096;
 /// Connections at once; one more is closed.
-const CONNECTIONS_MAX: usize = 64;
+pub(super) const CONNECTIONS_MAX: usize = 64;
 /// How long a connection may be silent.
-const SILENCE_MAX: Duration = Duration::from_secs(5);
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// How long an asker waits for an answer; a deployment may have to compile first.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(240);
+pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(240);
 
 /// What can be asked.
 #[derive(Debug, Serialize, Deserialize)]

@@ -7,6 +7,7 @@ mod artefacts;
 mod cells;
 pub(crate) mod control;
 mod holds;
+pub(crate) mod limits;
 mod prepare;
 mod scan;
 mod state;

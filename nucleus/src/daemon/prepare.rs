@@ -1,6 +1,5 @@
 //! Reads, gates and compiles directories, on threads of their own: a compilation takes its time.
 
-use std::path::Path;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -12,7 +11,7 @@ use cell_host::{ModuleKind, gate};
 use super::Event;
 use super::artefacts::Artefacts;
 use super::scan::{Seen, look};
-use crate::compile::{self, Compiled};
+use crate::compile::{self, Compiled, Payer};
 use crate::home::{Home, read_file};
 use crate::link::ToWorker;
 use crate::manifest::{self, Manifest, Settings};
@@ -66,12 +65,12 @@ fn done(work: Work, artefacts: &Artefacts, home: &Home) -> Event {
         Work::Prepare { cell } => {
             let directory = home.cell(&cell);
             let seen = look(&directory);
-            let result = prepare(artefacts, &directory, &cell);
+            let result = prepare(artefacts, home, &cell);
             Event::Prepared(Box::new(Prepared { name: cell, seen, result }))
         }
         Work::Artefact { worker, cell, generation, hash } => {
             // Somebody removed or changed it: it is made again from the module.
-            let made = prepare(artefacts, &home.cell(&cell), &cell).and_then(|(compiled, _)| {
+            let made = prepare(artefacts, home, &cell).and_then(|(compiled, _)| {
                 if compiled.hash.to_string() != hash {
                     bail!("the module was replaced");
                 }
@@ -84,11 +83,8 @@ fn done(work: Work, artefacts: &Artefacts, home: &Home) -> Event {
     }
 }
 
-fn prepare(
-    artefacts: &Artefacts,
-    directory: &Path,
-    name: &str,
-) -> anyhow::Result<(Compiled, Settings)> {
+fn prepare(artefacts: &Artefacts, home: &Home, name: &str) -> anyhow::Result<(Compiled, Settings)> {
+    let directory = &home.cell(name);
     CellName::parse(name).with_context(|| format!("directory name {name:?}"))?;
     let manifest = Manifest::read(directory)?;
     if manifest.name.as_str() != name {
@@ -99,7 +95,7 @@ fn prepare(
         );
     }
     let wasm = read_file(&directory.join(&manifest.wasm), gate::MODULE_BYTES_MAX as u64)?;
-    let compiled = compile::compile(&artefacts.cache, &wasm)?;
+    let compiled = compile::compile(&artefacts.cache, &wasm, Payer::Home(home))?;
     if compiled.info.kind != ModuleKind::Cell {
         bail!("{} is a command, not a cell; run it with `cell run`", manifest.wasm);
     }

@@ -29,18 +29,18 @@ use crate::walls::cgroup::{self, Cgroups, Group};
 /// A worker that dies sooner than this after its start is started again with a growing delay.
 const STEADY: Duration = Duration::from_secs(5);
 const DELAY_MIN: Duration = Duration::from_millis(50);
-const DELAY_MAX: Duration = Duration::from_secs(5);
+pub(super) const DELAY_MAX: Duration = Duration::from_secs(5);
 /// Users besides the owner whose calls run at once, each in a worker of its own; the connection of
 /// one more is told `Busy`.
-const FOREIGN_WORKERS_MAX: usize = 16;
+pub(super) const FOREIGN_WORKERS_MAX: usize = 16;
 /// Connections that may wait for a user's worker to start; one more is told `Busy`.
-const CONNECTIONS_WAITING_MAX: usize = 64;
+pub(super) const CONNECTIONS_WAITING_MAX: usize = 64;
 
 /// How long a worker may let a message to it wait before it is ended.
-const SEND_TIME_MAX: Duration = Duration::from_secs(2);
+pub(super) const SEND_TIME_MAX: Duration = Duration::from_secs(2);
 /// Bytes of messages that a worker may have sent and the nucleus not heard; one that sends more is
 /// ended.
-const UNHEARD_BYTES_MAX: usize = 32 << 20;
+pub(super) const UNHEARD_BYTES_MAX: usize = 32 << 20;
 
 pub(super) struct Workers {
     events: Sender<Event>,

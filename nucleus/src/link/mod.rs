@@ -20,9 +20,9 @@ use serde::{Deserialize, Serialize};
 use crate::walls::Wall;
 
 /// Largest packet, in bytes; also asked of the kernel as the sockets' buffer.
-const PACKET_BYTES_MAX: usize = 192 << 10;
+pub(crate) const PACKET_BYTES_MAX: usize = 192 << 10;
 /// Most descriptors beside one packet.
-const FDS_MAX: usize = 4;
+pub(crate) const FDS_MAX: usize = 4;
 
 /// One end of the pair.
 #[derive(Debug)]

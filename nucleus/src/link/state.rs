@@ -16,9 +16,9 @@ use serde::{Deserialize, Serialize};
 /// Longest message, in bytes: all that one call may write, and the lengths of its parts.
 ///
 /// The smallest write has a key of one byte and takes less than eight with its lengths.
-const MESSAGE_BYTES_MAX: u64 = 8 * STATE_WRITTEN_BYTES_MAX + STATE_KEY_BYTES_MAX as u64;
+pub(crate) const MESSAGE_BYTES_MAX: u64 = 8 * STATE_WRITTEN_BYTES_MAX + STATE_KEY_BYTES_MAX as u64;
 /// Room that a stream keeps for its next message, in bytes.
-const BUFFER_BYTES_KEPT_MAX: usize = 1 << 20;
+pub(crate) const BUFFER_BYTES_KEPT_MAX: usize = 1 << 20;
 
 /// From a worker.
 #[derive(Debug, Serialize, Deserialize)]

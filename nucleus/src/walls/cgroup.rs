@@ -13,9 +13,9 @@ use super::Wall;
 /// Name of the wall.
 pub(crate) const NAME: &str = "cgroup";
 /// Threads of a worker and of what it might start, if it could start anything.
-const TASKS_MAX: u64 = 64;
+pub(crate) const TASKS_MAX: u64 = 64;
 /// Memory of a worker besides its guests', in bytes: code, stacks, tables and buffers.
-const OWN_BYTES_MAX: u64 = 1 << 30;
+pub(crate) const OWN_BYTES_MAX: u64 = 1 << 30;
 /// What the controllers that we set limits with are called.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 /// A group is removed when the kernel has taken the last process out of it.

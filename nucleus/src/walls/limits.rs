@@ -5,7 +5,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// What a process behind walls may take. A `None` is not limited here.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Resources {
-    /// Processor time, in seconds; the process is killed beyond it.
+    /// Processor time, in seconds; the process is told so by `SIGXCPU`, which ends it, and is killed
+    /// a second later.
     pub(crate) cpu_s_max: Option<u64>,
     /// Address space, in bytes; allocating beyond it fails.
     pub(crate) address_bytes_max: Option<u64>,
@@ -37,7 +38,9 @@ impl Resources {
             let Some(max) = max else { continue };
             // A lower limit that was there already stays.
             let max = getrlimit(resource).maximum.map_or(max, |hard| hard.min(max));
-            setrlimit(resource, Rlimit { current: Some(max), maximum: Some(max) })
+            // The first of the two ends a process by a signal that says why.
+            let hard = if resource == Resource::Cpu { max + 1 } else { max };
+            setrlimit(resource, Rlimit { current: Some(max), maximum: Some(hard) })
                 .map_err(|error| format!("{name}: {error}"))?;
             text.push(format!("{name} {max}"));
         }

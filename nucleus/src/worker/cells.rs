@@ -20,7 +20,7 @@ use crate::link::{CellStats, FromWorker, Link, LoadCell};
 use crate::manifest::Settings;
 
 /// Characters of a cell's last error that `cell ps` shows.
-const LAST_ERROR_CHARS_MAX: usize = 150;
+pub(super) const LAST_ERROR_CHARS_MAX: usize = 150;
 /// Cells per message of statistics, so that it fits a packet of the link.
 const ROWS_PER_REPORT: usize = 150;
 

@@ -22,19 +22,19 @@ use super::unsent::{Segment, write_reply};
 pub(super) const READ_BYTES: usize = 64 << 10;
 /// A call frame up to this size waits in a buffer until it is complete; the payload of a larger one
 /// is read straight into the guest's mailbox.
-const BUFFERED_BYTES_MAX: usize = 32 << 10;
+pub(super) const BUFFERED_BYTES_MAX: usize = 32 << 10;
 /// Receptors one connection may have open.
-const SLOTS_MAX: usize = 256;
+pub(super) const SLOTS_MAX: usize = 256;
 /// Calls one connection may have in flight; the socket is not read while there are as many.
-const CALLS_IN_FLIGHT_MAX: usize = 256;
+pub(super) const CALLS_IN_FLIGHT_MAX: usize = 256;
 /// Reply bytes that may wait for a slow reader; the socket is not read while there are more.
-const UNSENT_BYTES_MAX: usize = 4 << 20;
+pub(super) const UNSENT_BYTES_MAX: usize = 4 << 20;
 /// Time a client has to say hello.
-const HELLO_TIME_MAX: Duration = Duration::from_secs(2);
+pub(super) const HELLO_TIME_MAX: Duration = Duration::from_secs(2);
 /// Time without progress in the middle of a frame, either way, before a connection is closed.
-const STALL_TIME_MAX: Duration = Duration::from_secs(10);
+pub(super) const STALL_TIME_MAX: Duration = Duration::from_secs(10);
 /// Time a large reply may take to be sent: it keeps its instance for so long.
-const SEND_TIME_MAX: Duration = Duration::from_secs(30);
+pub(super) const SEND_TIME_MAX: Duration = Duration::from_secs(30);
 /// Frames handled in one turn of a connection that has its loop to itself.
 pub(super) const FRAMES_PER_TURN: usize = 32;
 /// Frames handled before the loop looks at its other connections.
@@ -42,7 +42,7 @@ pub(super) const FRAMES_PER_SHARED_TURN: usize = 8;
 /// Reads from one socket before the loop looks at its other connections.
 const READS_PER_TURN: usize = 16;
 /// Replies up to this size are copied to be sent together; larger ones go straight from the guest.
-const COPIED_REPLY_BYTES_MAX: usize = 16 << 10;
+pub(super) const COPIED_REPLY_BYTES_MAX: usize = 16 << 10;
 
 /// What the loop must do for a connection.
 #[derive(Debug)]

@@ -29,7 +29,7 @@ use super::{AbortOnPanic, Worker};
 use crate::link::FromWorker;
 
 /// Connections all loops together may have; one more is closed at once.
-const CONNECTIONS_MAX: usize = 4096;
+pub(super) const CONNECTIONS_MAX: usize = 4096;
 /// Fuel that calls of one connection may burn in its turn; what came with them is queued, and takes
 /// turns with other connections' calls.
 const FUEL_PER_TURN: u64 = SLICE_FUEL;

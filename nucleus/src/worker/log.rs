@@ -8,12 +8,12 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use cell_host::LogLevel;
 
 /// Bytes a cell may log per second, over time; what goes beyond is dropped and counted.
-const BYTES_PER_S_MAX: u64 = 256 << 10;
+pub(super) const BYTES_PER_S_MAX: u64 = 256 << 10;
 /// Bytes a cell may log at once after a silence.
-const BURST_BYTES_MAX: u64 = 1 << 20;
+pub(super) const BURST_BYTES_MAX: u64 = 1 << 20;
 
 /// Bytes of records that wait for the log's file; what goes beyond is dropped and counted.
-const WAITING_BYTES_MAX: usize = 64 << 10;
+pub(super) const WAITING_BYTES_MAX: usize = 64 << 10;
 
 /// Where one cell's records go.
 #[derive(Debug)]

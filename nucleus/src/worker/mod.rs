@@ -8,6 +8,7 @@ mod call;
 mod cells;
 mod connection;
 mod event_loop;
+pub(crate) mod limits;
 mod log;
 mod purse;
 mod run_queue;
@@ -38,7 +39,7 @@ const INSTANCES_MAX: u32 = 1000;
 /// Largest memory of an instance, in bytes: what `memory_mb_max` may go up to.
 const MEMORY_BYTES_MAX: usize = 64 << 20;
 /// Private memory of a worker besides its guests', in bytes: stacks, tables, buffers.
-const OWN_BYTES_MAX: u64 = 8 << 30;
+pub(crate) const OWN_BYTES_MAX: u64 = 8 << 30;
 /// How often usage is reported: the most a crash of the worker can leave unpaid.
 const REPORT_EVERY: Duration = Duration::from_millis(40);
 

@@ -18,7 +18,7 @@ use crate::link::{FromWorker, Link, UsageRow};
 /// How much is asked for at once, in calls of the size that asks.
 const CALLS_PER_HOLD: u64 = 64;
 /// The most that is asked for ahead of need: 20 ATP.
-const AHEAD_MAX: u64 = 20_000_000_000;
+pub(super) const AHEAD_MAX: u64 = 20_000_000_000;
 /// A purse without calls for this long gives back what it has.
 const IDLE: Duration = Duration::from_secs(2);
 /// Rows of one report, so that it fits a packet of the link.

@@ -16,7 +16,7 @@ use crate::link::state::{Answer, Request, StateStream};
 use file::FileState;
 
 /// State files that are open at once; the one that was used longest ago is closed for another.
-const FILES_OPEN_MAX: usize = 256;
+pub(super) const FILES_OPEN_MAX: usize = 256;
 
 /// Every served cell's state.
 #[derive(Debug, Clone, Default)]

@@ -1,0 +1,68 @@
+//! The daemon's limits, as rows of the one table.
+
+cell_abi::limits! {
+    crate::daemon {
+        /// How long the worker may take to end its calls when the nucleus goes down.
+        ///
+        /// It is killed; what it did not report is not charged.
+        DOWN_TIME_MAX: Duration;
+    }
+    crate::daemon::control {
+        /// Longest request at the control socket, in bytes.
+        ///
+        /// It is answered as one that is no request.
+        REQUEST_BYTES_MAX: u64;
+        /// Connections to the control socket.
+        ///
+        /// One more is closed at once.
+        CONNECTIONS_MAX: usize;
+        /// How long a connection to the control socket may be silent.
+        ///
+        /// It is closed.
+        SILENCE_MAX: Duration;
+        /// How long an asker waits for an answer; a deployment may have to compile first.
+        ///
+        /// It is answered that the nucleus did not answer in time.
+        ANSWER_TIME_MAX: Duration;
+    }
+    crate::daemon::cells {
+        /// Largest log of a cell, in bytes; one older log is kept besides.
+        ///
+        /// It is moved aside, in place of the older one.
+        LOG_BYTES_MAX: u64;
+    }
+    crate::daemon::artefacts {
+        /// Artefacts that the nucleus keeps open.
+        ///
+        /// The oldest is closed, and verified again when it is needed.
+        FILES_OPEN_MAX: usize;
+    }
+    crate::daemon::state {
+        /// Files of cells' state that are open.
+        ///
+        /// The one that was used longest ago is closed, and opened again when it is needed.
+        FILES_OPEN_MAX: usize;
+    }
+    crate::daemon::workers {
+        /// Users besides the owner whose calls run at once, each in a worker of its own.
+        ///
+        /// A connection of one more is told `Busy`.
+        FOREIGN_WORKERS_MAX: usize;
+        /// Connections that may wait for a user's worker to start.
+        ///
+        /// One more is told `Busy`.
+        CONNECTIONS_WAITING_MAX: usize;
+        /// How long a worker may let a message to it wait.
+        ///
+        /// It is ended, and another one starts.
+        SEND_TIME_MAX: Duration;
+        /// Bytes of messages that a worker may have sent and the nucleus not heard.
+        ///
+        /// It is ended, and another one starts.
+        UNHEARD_BYTES_MAX: usize;
+        /// Longest wait before a worker that keeps dying is started again.
+        ///
+        /// Callers meanwhile cannot connect, or wait.
+        DELAY_MAX: Duration;
+    }
+}

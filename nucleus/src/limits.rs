@@ -1,0 +1,82 @@
+//! The one table of limits: every room's rows, and those of the nucleus' own files.
+//!
+//! `cell inspect --limits` prints it, and `docs/SECURITY.md` shows it.
+
+use cell_abi::Limit;
+
+cell_abi::limits! {
+    crate::config {
+        /// Largest `nucleus.toml`, in bytes.
+        ///
+        /// The nucleus does not start.
+        FILE_BYTES_MAX: u64;
+    }
+    crate::link {
+        /// Largest message between the nucleus and its processes, in bytes.
+        ///
+        /// It is not sent: the nucleus or its worker ends with an error.
+        PACKET_BYTES_MAX: usize;
+        /// Most descriptors beside one such message.
+        ///
+        /// It is not sent.
+        FDS_MAX: usize;
+    }
+    crate::link::state {
+        /// Longest message about a cell's state between the nucleus and a worker, in bytes.
+        ///
+        /// The stream is closed, and the worker ends.
+        MESSAGE_BYTES_MAX: u64;
+        /// Room that such a stream keeps for its next message, in bytes.
+        ///
+        /// What a longer one took is given back.
+        BUFFER_BYTES_KEPT_MAX: usize;
+    }
+    crate::walls::cgroup {
+        /// Threads of a worker, where the nucleus has a control group of its own.
+        ///
+        /// Starting one more fails.
+        TASKS_MAX: u64;
+        /// Memory of a worker's control group besides its guests', in bytes.
+        ///
+        /// The kernel ends the worker, and another one starts.
+        OWN_BYTES_MAX: u64;
+    }
+    crate::config {
+        /// Linear memory and tables of all instances of a worker together, in MiB.
+        ///
+        /// `memory.grow` past it gives the guest -1; a call that needs a new instance answers `Busy`.
+        ///
+        /// Changed in `nucleus.toml`: `worker.memory_mb_max`, 64 to 1,048,576.
+        MEMORY_MB_MAX: u64;
+    }
+    crate::toolchain {
+        /// Longest `rustup target add` of `cell build`, in seconds.
+        ///
+        /// It is ended, and Debian's packages are tried.
+        RUSTUP_S_MAX: u64;
+        /// Most of a tool's complaint that is shown, in bytes.
+        ///
+        /// The rest is not shown.
+        COMPLAINT_BYTES_MAX: u64;
+    }
+}
+
+/// Every limit of the product, by room.
+pub(crate) fn all() -> impl Iterator<Item = &'static Limit> {
+    [
+        cell_abi::limits::LIMITS,
+        cell_host::gate::limits::LIMITS,
+        crate::compile::LIMITS,
+        cell_host::artefact::LIMITS,
+        cell_host::limits::LIMITS,
+        cell_host::WASI_LIMITS,
+        crate::worker::limits::LIMITS,
+        crate::manifest::LIMITS,
+        crate::daemon::limits::LIMITS,
+        LIMITS,
+        crate::cli::LIMITS,
+        cell_client::LIMITS,
+    ]
+    .into_iter()
+    .flatten()
+}
