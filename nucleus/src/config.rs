@@ -59,7 +59,7 @@ impl Config {
         Self::parse(&text)
     }
 
-    fn parse(text: &str) -> anyhow::Result<Self> {
+    pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
         let config: Self = toml::from_str(text)?;
         let memory = config.worker.memory_mb_max;
         anyhow::ensure!(

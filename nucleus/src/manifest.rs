@@ -150,7 +150,7 @@ impl Manifest {
         Self::parse(&text).with_context(|| format!("in {}", path.display()))
     }
 
-    fn parse(text: &str) -> anyhow::Result<Self> {
+    pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
         let File { cell } = toml::from_str(text)?;
         let name =
             CellName::parse(&cell.name).with_context(|| format!("name = {:?}", cell.name))?;

@@ -1,0 +1,28 @@
+//! The nucleus of Cell as a library, so that its parsers can be fuzzed; everything but that is for
+//! the one binary, `cell`.
+//!
+//! Only this crate knows everything; the crates it joins do not know one another.
+
+mod bank;
+mod cli;
+mod compile;
+mod config;
+mod daemon;
+#[doc(hidden)]
+pub mod fuzzing;
+mod home;
+mod job_worker;
+mod limits;
+mod link;
+mod manifest;
+mod sdk;
+mod toolchain;
+mod walls;
+mod worker;
+
+use std::process::ExitCode;
+
+/// Runs the program `cell`: parses its arguments, does what they say, and returns its exit code.
+pub fn main() -> ExitCode {
+    cli::main()
+}
