@@ -38,13 +38,15 @@ impl Budget {
 #[derive(Debug)]
 pub(crate) struct Part {
     budget: Arc<Budget>,
+    /// What its cell has, all instances together.
+    cell: Arc<AtomicU64>,
     bytes: u64,
     refused: bool,
 }
 
 impl Part {
-    pub(crate) const fn new(budget: Arc<Budget>) -> Self {
-        Self { budget, bytes: 0, refused: false }
+    pub(crate) const fn new(budget: Arc<Budget>, cell: Arc<AtomicU64>) -> Self {
+        Self { budget, cell, bytes: 0, refused: false }
     }
 
     /// Takes more, if all guests together leave that much.
@@ -53,6 +55,7 @@ impl Part {
         let taken = self.budget.take(bytes);
         if taken {
             self.bytes += bytes;
+            self.cell.fetch_add(bytes, Relaxed);
         }
         self.refused |= !taken;
         taken
@@ -67,6 +70,7 @@ impl Part {
 impl Drop for Part {
     fn drop(&mut self) {
         self.budget.used.fetch_sub(self.bytes, Relaxed);
+        self.cell.fetch_sub(self.bytes, Relaxed);
     }
 }
 
@@ -78,9 +82,12 @@ mod tests {
     fn parts_add_up_to_no_more() {
         let budget = Arc::new(Budget::default());
         budget.set_max(100);
-        let (mut a, mut b) = (Part::new(Arc::clone(&budget)), Part::new(Arc::clone(&budget)));
+        let cell = Arc::new(AtomicU64::new(0));
+        let part = || Part::new(Arc::clone(&budget), Arc::clone(&cell));
+        let (mut a, mut b) = (part(), part());
         assert!(a.take(60) && b.take(40) && !b.was_refused());
         assert!(!b.take(1) && b.was_refused());
+        assert_eq!(cell.load(Relaxed), 100);
         drop(a);
         assert!(b.take(60) && !b.take(usize::MAX));
         drop(b);

@@ -1,6 +1,6 @@
 //! A deployed cell: its module, its instances, and the queue for them.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -79,6 +79,8 @@ pub struct Cell {
     /// One permit for each instance that may exist.
     turns: Arc<Turns>,
     live: AtomicUsize,
+    /// Bytes of memory and tables of all its instances.
+    memory: Arc<AtomicU64>,
     /// How its starts went, and how its calls.
     starts: Health,
     calls: Health,
@@ -126,6 +128,7 @@ impl Cell {
             idle: Mutex::default(),
             turns: Turns::new(options.replicas_max),
             live: AtomicUsize::new(0),
+            memory: Arc::default(),
             starts: Health::new(STARTS_BEFORE_REST),
             calls: Health::new(CRASHES_BEFORE_REST),
             retired: AtomicBool::new(false),
@@ -199,6 +202,15 @@ impl Cell {
             format!("it rests for {:.1} s more: it {reason}", left.as_secs_f32())
         };
         self.calls.resting().or_else(|| self.starts.resting()).map(resting)
+    }
+
+    /// Linear memory and tables of all its instances, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory.load(Relaxed)
+    }
+
+    pub(crate) const fn memory(&self) -> &Arc<AtomicU64> {
+        &self.memory
     }
 
     /// Calls that wait for an instance.

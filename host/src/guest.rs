@@ -41,23 +41,23 @@ impl Guest {
     /// A guest that answers calls; its WASI context is made when it first asks for it.
     pub(crate) fn of_cell(cell: Arc<Cell>) -> Self {
         let limits = cell.options().limits;
-        let budget = Arc::clone(cell.sandbox().budget());
-        Self { cell: Some(cell), ..Self::new(limits, budget, None) }
+        let part = Part::new(Arc::clone(cell.sandbox().budget()), Arc::clone(cell.memory()));
+        Self { cell: Some(cell), ..Self::new(limits, part, None) }
     }
 
     /// A guest that runs once with this WASI context.
     pub(crate) fn of_job(limits: Limits, budget: Arc<Budget>, wasi: WasiP1Ctx) -> Self {
-        Self::new(limits, budget, Some(Box::new(wasi)))
+        Self::new(limits, Part::new(budget, Arc::default()), Some(Box::new(wasi)))
     }
 
-    fn new(limits: Limits, budget: Arc<Budget>, wasi: Option<Box<WasiP1Ctx>>) -> Self {
+    fn new(limits: Limits, part: Part, wasi: Option<Box<WasiP1Ctx>>) -> Self {
         Self {
             gauge: Arc::default(),
             limits,
             cell: None,
             call: CallState::idle(),
             wasi,
-            part: Part::new(budget),
+            part,
             memory_bytes: 0,
             memory_bytes_peak: 0,
             table_elements: 0,

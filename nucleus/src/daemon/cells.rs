@@ -364,6 +364,11 @@ impl Stats {
             fuel: sum.fuel + row.fuel,
             instances: sum.instances + row.instances,
             waiting: sum.waiting + row.waiting,
+            crashed: sum.crashed + row.crashed,
+            memory_bytes: sum.memory_bytes + row.memory_bytes,
+            // Of several workers, the slowest one's.
+            p50_us: sum.p50_us.max(row.p50_us),
+            p99_us: sum.p99_us.max(row.p99_us),
             last_error: row.last_error.clone().or(sum.last_error),
             resting: row.resting.clone().or(sum.resting),
         })
@@ -375,6 +380,7 @@ impl Stats {
             let past = &mut self.past;
             past.calls += row.calls;
             past.failed += row.failed;
+            past.crashed += row.crashed;
             past.fuel += row.fuel;
             past.last_error = row.last_error.or_else(|| past.last_error.take());
         }

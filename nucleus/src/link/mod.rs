@@ -224,6 +224,13 @@ pub(crate) struct CellStats {
     pub(crate) fuel: u64,
     pub(crate) instances: u64,
     pub(crate) waiting: u64,
+    /// Of the failed ones, those that ended in a trap, an exit, a limit or a bad reply.
+    pub(crate) crashed: u64,
+    /// Linear memory and tables of its instances, in bytes.
+    pub(crate) memory_bytes: u64,
+    /// From frame to reply over the last seconds, in microseconds; 0 without calls.
+    pub(crate) p50_us: u64,
+    pub(crate) p99_us: u64,
     pub(crate) last_error: Option<String>,
     /// Why its calls are refused for now, if it keeps failing.
     pub(crate) resting: Option<String>,

@@ -22,6 +22,8 @@ pub(super) struct Call {
     pub(super) purse: Arc<Purse>,
     pub(super) meter: Arc<Meter>,
     pub(super) payer: AccountId,
+    /// When its frame was read.
+    pub(super) started: Instant,
     pub(super) deadline: Instant,
     pub(super) stop: StopHandle,
     /// Tells its connection from others, so that they take turns.
@@ -114,6 +116,7 @@ impl Call {
     fn end(self, lease: Lease, outcome: Outcome, reservation: Reservation) -> Ended {
         reservation.pay(&self.meter, outcome.fuel, &outcome.callees);
         self.entry.count(outcome.status, outcome.own_fuel().0, &outcome.message);
+        self.entry.time(self.started.elapsed());
         self.cells.count_callees(&outcome.callees);
         let mut header = reply_header(&self.header, outcome.status, outcome.fuel);
         let payload = match outcome.status {

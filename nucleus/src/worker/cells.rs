@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use super::log::Log;
 use super::state::{RemoteState, States};
+use super::times::Times;
 use crate::link::{CellStats, FromWorker, Link, LoadCell};
 use crate::manifest::Settings;
 
@@ -56,6 +57,8 @@ pub(super) struct Entry {
     calls: AtomicU64,
     failed: AtomicU64,
     fuel: AtomicU64,
+    crashed: AtomicU64,
+    times: Times,
     last_error: Mutex<Option<String>>,
     reported: Mutex<CellStats>,
 }
@@ -286,6 +289,8 @@ impl Entry {
             calls: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             fuel: AtomicU64::new(0),
+            crashed: AtomicU64::new(0),
+            times: Times::default(),
             last_error: Mutex::default(),
             reported: Mutex::new(CellStats {
                 cell: name.as_str().to_owned(),
@@ -306,10 +311,20 @@ impl Entry {
         self.fuel.fetch_add(fuel, Relaxed);
         if !matches!(status, Status::Ok | Status::Rejected) {
             self.failed.fetch_add(1, Relaxed);
+            let crashed = matches!(
+                status,
+                Status::Trapped | Status::Exited | Status::OverLimit | Status::BadReply
+            );
+            self.crashed.fetch_add(u64::from(crashed), Relaxed);
             let colon = if message.is_empty() { "" } else { ": " };
             let text = format!("{}{colon}{}", status.describe(), String::from_utf8_lossy(message));
             self.last_error(&text);
         }
+    }
+
+    /// Counts how long a call took that ran.
+    pub(super) fn time(&self, time: Duration) {
+        self.times.record(time);
     }
 
     fn last_error(&self, text: &str) {
@@ -325,6 +340,7 @@ impl Entry {
 
     fn stats(&self) -> CellStats {
         let cell = self.serving().and_then(|serving| serving.loaded());
+        let (p50_us, p99_us) = self.times.percentiles(cell.is_some());
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         CellStats {
             cell: self.name.as_str().to_owned(),
@@ -333,6 +349,10 @@ impl Entry {
             fuel: self.fuel.load(Relaxed),
             instances: cell.as_ref().map_or(0, |cell| count(cell.instances())),
             waiting: cell.as_ref().map_or(0, |cell| count(cell.waiting())),
+            crashed: self.crashed.load(Relaxed),
+            memory_bytes: cell.as_ref().map_or(0, |cell| cell.memory_bytes()),
+            p50_us,
+            p99_us,
             last_error: lock(&self.last_error).clone(),
             resting: cell.and_then(|cell| cell.resting()).map(|why| shortened(&why)),
         }

@@ -510,7 +510,7 @@ impl Connection {
             let message = format!("this user has {CALLS_PER_USER_MAX} calls in flight");
             refusal(&header, Status::Busy, message.into_bytes())
         })?;
-        let stop = StopHandle::new();
+        let (stop, started) = (StopHandle::new(), Instant::now());
         self.in_flight.push((header.request_id, stop.clone()));
         Ok(Call {
             header,
@@ -519,7 +519,8 @@ impl Connection {
             purse: Arc::clone(&self.purse),
             meter: Arc::clone(&slot.meter),
             payer: self.payer,
-            deadline: Instant::now() + serving.call_time_max,
+            started,
+            deadline: started + serving.call_time_max,
             serving,
             stop,
             caller: self.caller,

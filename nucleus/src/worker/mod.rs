@@ -13,6 +13,7 @@ mod log;
 mod purse;
 mod run_queue;
 mod state;
+mod times;
 mod unsent;
 
 use std::os::fd::OwnedFd;
