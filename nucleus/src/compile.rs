@@ -283,18 +283,20 @@ fn wait(child: &mut Child, time_max: Duration) -> anyhow::Result<(ExitStatus, bo
 pub(crate) fn worker() -> anyhow::Result<()> {
     use rustix::process::{Resource, Rlimit, setrlimit};
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    let limit = |resource, current, maximum| {
-        setrlimit(resource, Rlimit { current: Some(current), maximum: Some(maximum) })
-    };
-    limit(Resource::As, MEMORY_BYTES_MAX, MEMORY_BYTES_MAX)?;
-    limit(Resource::Core, 0, 0)?;
-    // It writes to pipes, never to a file.
-    limit(Resource::Fsize, 0, 0)?;
+    // Its bytes are not looked at before the limits stand; how many there are sets one of them.
     let mut wasm = Vec::new();
     std::io::stdin().take(gate::MODULE_BYTES_MAX as u64 + 1).read_to_end(&mut wasm)?;
-    // The first of the two ends it by a signal that says why.
     let cpu_s = cpu_s_max(wasm.len());
-    limit(Resource::Cpu, cpu_s, cpu_s + 1)?;
+    for (resource, current, maximum) in [
+        // The first of the two ends it by a signal that says why.
+        (Resource::Cpu, cpu_s, cpu_s + 1),
+        (Resource::As, MEMORY_BYTES_MAX, MEMORY_BYTES_MAX),
+        // It writes to pipes, never to a file.
+        (Resource::Fsize, 0, 0),
+        (Resource::Core, 0, 0),
+    ] {
+        setrlimit(resource, Rlimit { current: Some(current), maximum: Some(maximum) })?;
+    }
     gate::inspect(&wasm)?;
     let artefact = Sandbox::new(Allocation::OnDemand)?.compile(&wasm)?;
     std::io::stdout().write_all(&artefact)?;
