@@ -128,7 +128,7 @@ fn nested_loads() -> Vec<u8> {
 #[test]
 fn a_compiler_that_takes_too_long_is_ended() {
     let home = Home::new();
-    // A megabyte of them takes minutes; nine seconds are allowed.
+    // A megabyte of them takes half a minute; seven seconds are allowed.
     let path = put(&home, "slow.wasm", &loops(68));
     let ran = run(&home, &path);
     assert_eq!(ran.code, Some(126), "{ran:?}");
