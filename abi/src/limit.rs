@@ -47,7 +47,8 @@ impl Limit {
 
     /// The unit of [`Amount::Count`], from the constant's name: the words before `MAX`.
     pub fn unit(&self) -> &'static str {
-        const UNITS: [(&str, &str); 6] = [
+        const UNITS: [(&str, &str); 7] = [
+            ("S_PER_MIB", "s per MiB"),
             ("BYTES_PER_S", "bytes per second"),
             ("BYTES", "bytes"),
             ("FUEL", "fuel"),

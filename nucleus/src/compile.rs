@@ -24,10 +24,10 @@ cell_abi::limits! {
     /// Processor time of a compilation, in seconds, besides what its size allows.
     ///
     /// The compiler is ended; the module is refused, and that is remembered.
-    pub(crate) const CPU_S_MAX: u64 = 5;
+    pub(crate) const CPU_S_MAX: u64 = 3;
 
-    /// Processor time of a compilation for each MiB of the module or part of one, in seconds. A
-    /// program of 13 MB took 15 s on the machine this was measured on, a third of what it may.
+    /// Processor time of a compilation for each MiB of the module, in seconds. A program of
+    /// 13 MB took 15 s on the machine this was measured on, less than a third of what it may.
     ///
     /// The compiler is ended; the module is refused, and that is remembered.
     pub(crate) const CPU_S_PER_MIB_MAX: u64 = 4;
@@ -201,7 +201,7 @@ fn pay(bank: &mut Bank, held: Held, hash: CellHash, fuel: Fuel) -> anyhow::Resul
 
 /// Processor time that a module of this size may take, in seconds.
 const fn cpu_s_max(bytes: usize) -> u64 {
-    CPU_S_MAX + (bytes as u64).div_ceil(1 << 20) * CPU_S_PER_MIB_MAX
+    CPU_S_MAX + (bytes as u64).saturating_mul(CPU_S_PER_MIB_MAX).div_ceil(1 << 20)
 }
 
 /// Size that the artefact of a module of this size may have, in bytes.
@@ -303,4 +303,17 @@ pub(crate) fn worker() -> anyhow::Result<()> {
     let artefact = Sandbox::new(Allocation::OnDemand)?.compile(&wasm, info.kind)?;
     std::io::stdout().write_all(&artefact)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn allowances_follow_the_size() {
+        assert_eq!([0, 1, 1 << 20, (1 << 20) + 1, 32 << 20].map(cpu_s_max), [3, 4, 7, 8, 131]);
+        let artefacts =
+            [0, 1 << 20, 30 << 20, 32 << 20].map(|bytes| artefact_bytes_max(bytes) >> 20);
+        assert_eq!(artefacts, [16, 24, 256, 256]);
+    }
 }

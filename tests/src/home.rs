@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 
+use cell_abi::NanoAtp;
 use cell_client::{Client, Fuel};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -177,10 +178,27 @@ impl Home {
         answer["accounts"][0]["posted_nano_atp"].as_i64().unwrap_or_else(|| panic!("{answer}"))
     }
 
-    /// What the owner has paid since the first grant.
+    /// What the owner has paid since the first grant, but for compiling.
     #[track_caller]
     pub fn spent(&self) -> i64 {
-        FIRST_GRANT - self.balance("owner")
+        FIRST_GRANT - self.balance("owner") - self.spent_on_compiling()
+    }
+
+    /// What the owner has paid for compiling: once for each module, whoever calls it then.
+    #[track_caller]
+    pub fn spent_on_compiling(&self) -> i64 {
+        let answer = self.cell(["ledger", "history", "node", "-n", "1000000", "--json"]);
+        let entries = answer.expect(0).json();
+        let entries = entries.as_array().expect("history gives entries");
+        let texts = entries.iter().map(|entry| entry["text"].as_str().expect("a text"));
+        // A payment reads: 1.25 ATP to node (compile 0123456789ab).
+        let payment = |text: &str| {
+            let (amount, rest) = text.split_once(" ATP to node (")?;
+            rest.starts_with("compile ").then(|| amount.rsplit(' ').next().map(str::to_owned))?
+        };
+        let nano = |amount: String| NanoAtp::parse_atp(&amount).expect("an amount").0;
+        let paid: u64 = texts.filter_map(payment).map(nano).sum();
+        i64::try_from(paid).expect("a sum")
     }
 
     /// Waits until the cell's account holds exactly this much.

@@ -1,5 +1,6 @@
 //! What CI runs, no more and no less: `cargo xtask ci`, also called `test`.
 
+use crate::limits;
 use crate::machine::{self, has};
 use crate::report::{say, skip, step};
 use crate::tidy;
@@ -20,6 +21,7 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
 
     workspace.build()?;
     step("commands in the documentation", || tidy::check_commands(workspace))?;
+    step("limits in the documentation", || limits::check(workspace))?;
     workspace.build_samples()?;
     tests(workspace)?;
     deny(workspace)?;

@@ -4,6 +4,7 @@
 
 mod ci;
 mod demo;
+mod limits;
 mod machine;
 mod report;
 mod tidy;
@@ -21,6 +22,7 @@ cargo xtask demo          build everything, then show what Cell does, in numbere
 cargo xtask test          everything that CI runs
 cargo xtask ci            the same
 cargo xtask bench [ARGS]  build, then run the benchmark with ARGS; --help lists them
+cargo xtask limits        build, then write the table of limits into docs/SECURITY.md
 cargo xtask help          this text";
 
 fn main() -> ExitCode {
@@ -43,6 +45,7 @@ fn run() -> anyhow::Result<()> {
     match command.as_str() {
         "demo" => demo::run(&Workspace::find()?),
         "ci" | "test" => ci::run(&Workspace::find()?),
+        "limits" => limits::write(&Workspace::find()?),
         "bench" => bench(&Workspace::find()?, &rest),
         "help" | "--help" | "-h" => {
             say(HELP);

@@ -2,8 +2,11 @@
 //!
 //! They stop what would cost far more than it weighs, and leave room for real programs: a
 //! CPython-sized module has about 30,000 functions, Go nests a block for every place where a
-//! function may be resumed, and a debug build is mostly custom sections. What is merely slow to
-//! compile is left to the compiler's own limits on time and memory.
+//! function may be resumed, and a debug build is mostly custom sections. The largest program that
+//! was measured is a Rust compiler backend for four machines, 13 MB: 15,629 functions, one of 322
+//! KB, with 6,009 blocks, 693 loops, a nesting of 1,774, a `br_table` of 1,073 targets and 17,614
+//! values passed. What is merely slow to compile is left to the compiler's own limits on time and
+//! memory.
 
 use crate::limits::CELL_MEMORY_BYTES_MAX;
 
@@ -144,10 +147,10 @@ cell_abi::limits! {
     pub const BR_TABLE_TARGETS_SUM_MAX: u64 = 1_000_000;
 
     /// Most values that the calls, blocks and branches of one function take and give: two bytes
-    /// can call a function that takes a hundred.
+    /// can call a function that takes a hundred, and a compiler needs 9 µs for each.
     ///
     /// The gate refuses the module.
-    pub const VALUES_PASSED_MAX: u64 = 1_000_000;
+    pub const VALUES_PASSED_MAX: u64 = 250_000;
 
     /// Most custom sections.
     ///

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cell_abi::{CellHash, CellName, Status};
+use cell_host::artefact::{REASON_BYTES_MAX, REFUSALS_MAX};
 use cell_host::{
     Allocation, ArtefactCache, Cell, CellOptions, GateError, ModuleKind, NoServices, Sandbox, gate,
 };
@@ -38,6 +39,41 @@ fn the_gate_names_what_it_refuses() {
     for cut in 0..good.len() {
         let _ = gate::inspect(&good[..cut]);
     }
+}
+
+/// What a compiler refused is not tried again, unless somebody says so or changed what is written.
+#[test]
+fn refusals_are_remembered() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = |key| ArtefactCache::open(directory.path().join("cache"), [key; 32]).unwrap();
+    let (cache, other) = (open(1), open(2));
+    let hash = CellHash::of(b"a module");
+    assert_eq!(cache.refused(hash), None);
+    let refused = cache.refuse(hash, "it crashed").unwrap();
+    assert_eq!(
+        (refused.reason.as_str(), cache.refused(hash)),
+        ("it crashed", Some(refused.clone()))
+    );
+    assert_eq!(other.refused(hash), None);
+    let mut bytes = std::fs::read(&refused.file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&refused.file, &bytes).unwrap();
+    assert_eq!(cache.refused(hash), None);
+    // Cut at a character: the last one would be the 1024th and the 1025th byte.
+    let long = "a".repeat(REASON_BYTES_MAX - 1) + "é";
+    let cut = cache.refuse(hash, &long).unwrap().reason;
+    assert_eq!(cut.len(), REASON_BYTES_MAX - 1);
+    assert_eq!(cache.refused(hash).unwrap().reason, cut);
+    std::fs::remove_file(&refused.file).unwrap();
+    assert_eq!(cache.refused(hash), None);
+    // There is room for so many, and then the oldest goes.
+    let hashes: Vec<_> = (0..=REFUSALS_MAX).map(|n| CellHash::of(&n.to_le_bytes())).collect();
+    for hash in &hashes {
+        cache.refuse(*hash, "no").unwrap();
+    }
+    let kept = hashes.iter().filter(|hash| cache.refused(**hash).is_some()).count();
+    assert_eq!(kept, REFUSALS_MAX);
+    assert_eq!(cache.refused(hashes[REFUSALS_MAX]).unwrap().reason, "no");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Walls that the compiler does not keep: who may name what, and who may print.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -115,4 +116,64 @@ fn the_libraries_do_not_know_one_another() {
     );
     check("client/Cargo.toml", &["cell-host", "cell-ledger", "cell-nucleus", "clap", "wasmtime"]);
     check("abi/Cargo.toml", &["cell-host", "cell-ledger", "cell-client", "tokio", "rustix"]);
+}
+
+/// A limit that stands in no table is one that nobody finds before passing it.
+#[test]
+fn every_limit_is_in_the_table() {
+    let output = std::process::Command::new(cell_tests::binary())
+        .args(["inspect", "--limits", "--json"])
+        .output()
+        .unwrap();
+    let rows: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap().to_owned();
+    let told: BTreeSet<(String, String)> =
+        rows.iter().map(|row| (text(row, "module"), text(row, "name"))).collect();
+    assert_eq!(told.len(), rows.len(), "no limit stands there twice");
+    let mut missing = Vec::new();
+    let mut found = 0;
+    let rooms = [("abi", "cell_abi"), ("host", "cell_host"), ("client", "cell_client")];
+    for (room, name) in rooms.into_iter().chain([("nucleus", "cell")]) {
+        for file in sources(&format!("{room}/src")) {
+            let module = module_of(&file, room, name);
+            for (number, line) in code(&file) {
+                let Some(constant) = limit_in(&line) else { continue };
+                found += 1;
+                // The async client is built for those who ask for it, and the binary does not.
+                let spared = module == "cell_client::tokio";
+                if !spared && !told.contains(&(module.clone(), constant.to_owned())) {
+                    missing.push(format!("{}:{number}: {constant} of {module}", file.display()));
+                }
+            }
+        }
+    }
+    assert!(found > 90, "only {found} limits are found in the sources");
+    assert!(missing.is_empty(), "missing in `cell inspect --limits`:\n{}", missing.join("\n"));
+}
+
+/// The name of a constant that a line declares, if it is a limit's.
+fn limit_in(line: &str) -> Option<&str> {
+    let (before, rest) = line.split_once("const ")?;
+    let (name, _) = rest.split_once(':')?;
+    let declared = before.trim().is_empty() || before.trim_start().starts_with("pub");
+    (declared && name.ends_with("_MAX")).then_some(name)
+}
+
+/// `nucleus/src/worker/mod.rs` holds `cell::worker`.
+fn module_of(file: &Path, room: &str, name: &str) -> String {
+    let within = file.strip_prefix(workspace().join(room).join("src")).unwrap().with_extension("");
+    let parts = within.iter().map(|part| part.to_str().unwrap());
+    let parts = parts.filter(|part| !["mod", "lib", "main"].contains(part));
+    std::iter::once(name).chain(parts).collect::<Vec<_>>().join("::")
+}
+
+#[test]
+fn limits_are_found_where_they_are_declared() {
+    assert_eq!(limit_in("const A_MAX: u32 = 1;"), Some("A_MAX"));
+    assert_eq!(limit_in("    pub(super) const A_BYTES_MAX: usize = 1;"), Some("A_BYTES_MAX"));
+    for line in ["const A_MIN: u32 = 1;", "let a = A_MAX;", "check(const A_MAX: u32);"] {
+        assert_eq!(limit_in(line), None, "{line}");
+    }
+    let file = workspace().join("nucleus/src/worker/mod.rs");
+    assert_eq!(module_of(&file, "nucleus", "cell"), "cell::worker");
 }

@@ -193,7 +193,8 @@ fn check(home: &Home, seen: &Seen, granted: i64) {
         "{verified}"
     );
     let balances = home.balances();
-    let paid = u64::try_from(granted - balances["owner"]).unwrap();
+    let calls_cost = granted - balances["owner"] - home.spent_on_compiling();
+    let paid = u64::try_from(calls_cost).unwrap();
     let earned: i64 = balances
         .iter()
         .filter(|(name, _)| name.starts_with("cell:"))

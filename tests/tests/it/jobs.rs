@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use cell_tests::process::Process;
-use cell_tests::{Home, Nucleus, Ran, eventually, wat};
+use cell_tests::{FIRST_GRANT, Home, Nucleus, Ran, eventually, wat};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -138,9 +138,10 @@ impl Job {
         let receipt: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         fs::remove_file(path).unwrap();
         let charge = receipt["charge_nano_atp"].as_i64().unwrap();
+        let compiling = receipt["compile_fuel"].as_i64().unwrap();
         assert_eq!(
             (self.home.spent() - before, self.home.balance("node") - node),
-            (charge, charge),
+            (charge, charge + compiling),
             "{receipt}"
         );
         let fuel = receipt["fuel"].as_u64().unwrap();
@@ -457,8 +458,10 @@ fn a_killed_run_leaves_nothing() {
         let verified = job.home.cell(["ledger", "verify", "--json"]).expect(0).json();
         assert_eq!((&verified["open_holds"], job.home.spent()), (&0.into(), 0));
     }
-    // The whole account is free again.
-    job.run(&["--budget", "1000"], &["exit", "0"], b"").expect(0);
+    // The whole account is free again, but for what compiling the job cost.
+    let left = job.home.balance("owner");
+    assert_eq!(left + job.home.spent_on_compiling(), FIRST_GRANT);
+    job.run(&["--fuel", &left.to_string()], &["exit", "0"], b"").expect(0);
 }
 
 /// Ctrl-C ends the job, and what it burned until then is paid and told.

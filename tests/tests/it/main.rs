@@ -14,6 +14,7 @@
 
 mod boundaries;
 mod cli;
+mod compiler;
 mod crash;
 mod dev;
 mod ends;
