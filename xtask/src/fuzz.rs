@@ -221,9 +221,8 @@ fn fuzz(
 }
 
 fn inputs(folder: &Path) -> anyhow::Result<BTreeSet<PathBuf>> {
-    let list = || fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect();
-    list()
-        .map_err(|error: std::io::Error| error)
+    fs::read_dir(folder)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
         .with_context(|| format!("list {}", folder.display()))
 }
 

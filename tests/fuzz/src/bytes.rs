@@ -29,10 +29,6 @@ impl<'a> Bytes<'a> {
         u32::from_le_bytes(self.array())
     }
 
-    pub(crate) fn u64(&mut self) -> u64 {
-        u64::from_le_bytes(self.array())
-    }
-
     /// The next bytes, or what there is of them.
     pub(crate) fn take(&mut self, max: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(max.min(self.0.len()));

@@ -21,8 +21,7 @@ pub fn differential(data: &[u8]) {
     // As the product does: compiled in one place, loaded in another.
     let artefact = match on_demand().compile(&wasm) {
         Ok(artefact) => artefact,
-        // The engine is built without a collector, so it has no externref, which wasm-smith cannot
-        // be told to leave out.
+        // The engine is built without a collector, so it has no externref.
         Err(refused) if refused.to_string().contains("gc types are disallowed") => return,
         Err(refused) => panic!("a valid cell compiles: {refused}"),
     };

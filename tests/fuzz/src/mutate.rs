@@ -1,7 +1,7 @@
 //! Inputs for the tests: seeds with a few of their bytes changed, the same ones on every machine.
 
 /// Longest input, in bytes; the same bound is given to libFuzzer.
-pub const INPUT_BYTES_MAX: usize = 4096;
+const INPUT_BYTES_MAX: usize = 4096;
 
 /// Values that sit at the edge of something.
 const EDGES: [u64; 12] =

@@ -22,18 +22,24 @@ const END: u8 = 0x0b;
 /// A cell around a random module; `None` if the bytes do not suffice for one.
 pub(crate) fn cell(data: &[u8]) -> Option<Vec<u8>> {
     let (chosen, data) = data.split_first()?;
-    let module = wasm_smith::Module::new(config(), &mut Unstructured::new(data)).ok()?;
+    let config = config(chosen >> 6 == 0, chosen & 0x20 == 0);
+    let module = wasm_smith::Module::new(config, &mut Unstructured::new(data)).ok()?;
     wrap(&module.to_bytes(), *chosen)
 }
 
 /// What the sandbox's engine takes; see the configuration in `cell_host`'s `engine`.
-fn config() -> Config {
+///
+/// With references most modules use externref, which the engine has not; so they are rare. Code
+/// that may trap does so at once, as a rule; so every other module is made not to.
+fn config(references: bool, traps: bool) -> Config {
     Config {
         allow_start_export: false,
         exceptions_enabled: false,
         gc_enabled: false,
         custom_page_sizes_enabled: false,
+        disallow_traps: !traps,
         memory64_enabled: false,
+        reference_types_enabled: references,
         relaxed_simd_enabled: false,
         shared_everything_threads_enabled: false,
         tail_call_enabled: false,
@@ -45,8 +51,8 @@ fn config() -> Config {
         max_funcs: 8,
         max_globals: 16,
         max_memories: 1,
-        min_memories: 1,
         max_memory32_bytes: MEMORY_BYTES_MAX,
+        min_memories: 1,
         max_table_elements: TABLE_ELEMENTS_MAX,
         max_tables: 1,
         max_tags: 0,
@@ -122,6 +128,9 @@ fn wrap(wasm: &[u8], chosen: u8) -> Option<Vec<u8>> {
             1 => push_section(&mut cell, 1, &appended(content, 2, &new_types)?),
             3 => push_section(&mut cell, 3, &appended(content, 2, &new_functions)?),
             10 => push_section(&mut cell, 10, &appended(content, 2, &new_code)?),
+            5 => push_section(&mut cell, 5, &memory(content)?),
+            // What the module exports itself nobody calls.
+            7 => {}
             id => push_section(&mut cell, *id, content),
         }
     }
@@ -216,6 +225,19 @@ fn body(locals: &[u8], code: &[u8]) -> Vec<u8> {
 fn appended(content: &[u8], more: usize, entries: &[u8]) -> Option<Vec<u8>> {
     let (count, old) = read_leb(content)?;
     Some([&leb(count + more), old, entries].concat())
+}
+
+/// A memory's section with a page to start with; wasm-smith prefers none.
+fn memory(content: &[u8]) -> Option<Vec<u8>> {
+    let (count, rest) = read_leb(content)?;
+    let (flags, rest) = rest.split_first()?;
+    let (min, max) = read_leb(rest)?;
+    let min = min.max(1);
+    let mut content = [&leb(count), [*flags].as_slice(), &leb(min)].concat();
+    if !max.is_empty() {
+        content.extend_from_slice(&leb(read_leb(max)?.0.max(min)));
+    }
+    Some(content)
 }
 
 fn push_section(wasm: &mut Vec<u8>, id: u8, content: &[u8]) {
