@@ -70,11 +70,10 @@ pub(crate) fn compile() -> Option<ExitCode> {
         words.iter().zip(words.iter().skip(1)).find(|(word, _)| *word == flag).map(|(_, next)| next)
     };
     let name = after("--crate-name").map_or("", |name| name);
-    // What runs while building is not linked with the fuzzer.
-    let runs_elsewhere = name.starts_with("build_script")
-        || after("--crate-type").is_some_and(|kind| kind == "proc-macro");
     rustc.args(&arguments);
-    if !runs_elsewhere && (name.starts_with("cell_") || COUNTED.contains(&name)) {
+    // What runs while building has no target, and is not linked with the fuzzer.
+    let counted = after("--target").is_some() && !name.starts_with("build_script");
+    if counted && (name.starts_with("cell_") || COUNTED.contains(&name)) {
         rustc.args(COVERAGE).args(["-Cdebug-assertions=yes", "-Ccodegen-units=1"]);
     }
     let status = rustc.status().ok()?;
@@ -152,22 +151,24 @@ fn targets(workspace: &Workspace) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-/// In a folder of its own, because other flags are other objects.
+/// In a folder of its own, because other flags are other objects; and for a target by its name, so
+/// that macros and build scripts share no object with what is counted.
 fn build(workspace: &Workspace) -> anyhow::Result<PathBuf> {
     let target = workspace.target.join("fuzz");
+    let triple = machine::triple()?;
     let wrapper = std::env::current_exe().context("find this program")?;
     let arguments = ["build", "--release", "--package", "cell-fuzz", "--features", "libfuzzer"];
     step("build the fuzz targets; the first time it takes some minutes", || {
         let mut cargo = workspace.cargo(&arguments);
         cargo
-            .args(["--bin", "cell-fuzz"])
+            .args(["--bin", "cell-fuzz", "--target", &triple])
             .env("CARGO_TARGET_DIR", &target)
             .env("CARGO_INCREMENTAL", "0")
             .env("RUSTC_WRAPPER", wrapper)
             .env(WRAPS, "1");
         machine::run(&mut cargo)
     })?;
-    Ok(target.join("release/cell-fuzz"))
+    Ok(target.join(triple).join("release/cell-fuzz"))
 }
 
 fn fuzzer(workspace: &Workspace, program: &Path, target: &str) -> Command {
