@@ -102,7 +102,10 @@ impl<T> Session<T> {
                 return Ok(None);
             };
             if header.kind == Kind::Goaway {
-                let status = Status::from_code(header.status).unwrap_or(Status::HostFault);
+                // An end of the connection is no success, whatever the peer calls it.
+                let status = Status::from_code(header.status)
+                    .filter(|status| *status != Status::Ok)
+                    .unwrap_or(Status::HostFault);
                 return Err(Closed::Goaway { status, message: error::message(&payload) });
             }
             match waiting.remove(&header.request_id) {

@@ -44,6 +44,14 @@ pub(crate) fn has(program: &str, question: &[&str]) -> bool {
     asked.is_ok_and(|status| status.success())
 }
 
+/// The name of the target that this machine is.
+pub(crate) fn triple() -> anyhow::Result<String> {
+    let output = Command::new("rustc").arg("-vV").output().context("ask rustc for its host")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc names its host")?.to_owned())
+}
+
 /// Makes sure that `cell build` finds a toolchain; says which way it took.
 pub(crate) fn wasm_target() -> anyhow::Result<()> {
     if has_target() {

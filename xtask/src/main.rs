@@ -4,6 +4,7 @@
 
 mod ci;
 mod demo;
+mod fuzz;
 mod limits;
 mod machine;
 mod report;
@@ -23,9 +24,14 @@ cargo xtask test          everything that CI runs
 cargo xtask ci            the same
 cargo xtask bench [ARGS]  build, then run the benchmark with ARGS; --help lists them
 cargo xtask limits        build, then write the table of limits into docs/SECURITY.md
+cargo xtask fuzz [ARGS]   look for inputs that break a promise: --seconds N for each target (60),
+                          --target NAME for one, --input FILE to run that again
 cargo xtask help          this text";
 
 fn main() -> ExitCode {
+    if let Some(code) = fuzz::compile() {
+        return code;
+    }
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -39,7 +45,7 @@ fn run() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let command = arguments.next().unwrap_or_else(|| "help".into());
     let rest: Vec<String> = arguments.collect();
-    if command != "bench" && !rest.is_empty() {
+    if !["bench", "fuzz"].contains(&&*command) && !rest.is_empty() {
         bail!("`cargo xtask {command}` takes no arguments, and got {rest:?}");
     }
     match command.as_str() {
@@ -47,6 +53,7 @@ fn run() -> anyhow::Result<()> {
         "ci" | "test" => ci::run(&Workspace::find()?),
         "limits" => limits::write(&Workspace::find()?),
         "bench" => bench(&Workspace::find()?, &rest),
+        "fuzz" => fuzz::run(&Workspace::find()?, &rest),
         "help" | "--help" | "-h" => {
             say(HELP);
             Ok(())

@@ -157,6 +157,16 @@ fn ends() {
     );
 }
 
+/// A goaway with status 0 made an error whose status was `Ok`, and a program that ends with its
+/// error's status ended as if all were done.
+#[test]
+fn a_goaway_is_never_a_success() {
+    check_call(
+        |peer, _| peer.send(Header::new(Kind::Goaway), b"all is well"),
+        |error| error.status() == Some(Status::HostFault),
+    );
+}
+
 /// The reason was sent before the socket was closed on us; a failed write must not hide it.
 #[test]
 fn a_goaway_is_found_behind_a_failed_write() {
