@@ -24,7 +24,12 @@ pub fn differential(data: &[u8]) {
         Err(refused) => panic!("the gate takes a valid cell: {refused}"),
     };
     // As the product does: compiled in one place, loaded in another.
-    let artefact = on_demand().compile(&wasm, ModuleKind::Cell).expect("a valid cell compiles");
+    let artefact = match on_demand().compile(&wasm, ModuleKind::Cell) {
+        Ok(artefact) => artefact,
+        // In a body only the compiler sees it.
+        Err(refused) if refused.to_string().contains("gc types are disallowed") => return,
+        Err(refused) => panic!("a valid cell compiles: {refused}"),
+    };
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(&file, artefact).expect("the artefact is kept");
     let hash = CellHash::of(&wasm);

@@ -244,9 +244,7 @@ fn down_clears_up_after_a_kill() {
     assert_eq!(home.sockets().len(), 2, "{:?}", home.sockets());
     // Its sockets are there, and nobody behind them: typed errors, no hang.
     // The last thread of the worker may let go of them a moment after the first one ended.
-    let error = cell_tests::eventually("nobody listens", || {
-        Client::connect(home.socket("echo"), "echo").err()
-    });
+    let error = eventually("nobody listens", || Client::connect(home.socket("echo"), "echo").err());
     assert!(
         matches!(error, Error::Connect { .. }) && error.to_string().contains("cell up"),
         "{error}"
