@@ -83,6 +83,12 @@ cell_abi::limits! {
         /// Records beyond it are dropped, and the log says how many.
         BURST_BYTES_MAX: u64;
     }
+    crate::worker::times {
+        /// Longest time of a call that is told apart, in microseconds: an hour.
+        ///
+        /// A longer one counts as this in `cell ps`.
+        TIME_US_MAX: u64;
+    }
     crate::worker::cells {
         /// Characters of a cell's last error that `cell ps` shows.
         ///

@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 /// Calls older than this, or up to twice as old, do not count any more.
 const WINDOW: Duration = Duration::from_secs(5);
 /// Longest time that is told apart, in microseconds: an hour, as long as any call may take.
-const TIME_US_MAX: u64 = 3_600_000_000;
+pub(super) const TIME_US_MAX: u64 = 3_600_000_000;
 
 /// Times of the calls of one cell.
 #[derive(Debug, Default)]
