@@ -1,6 +1,6 @@
 //! Errors of the sandbox, by whose fault they are.
 
-use cell_abi::Status;
+use cell_abi::{Status, limits::MESSAGE_BYTES_MAX};
 
 /// Why a call or job was ended by the host rather than by the guest. Never seen outside this crate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -79,8 +79,22 @@ pub(crate) fn classify(error: &wasmtime::Error) -> (Status, String) {
     match error.downcast_ref::<wasmtime::Trap>() {
         Some(wasmtime::Trap::OutOfFuel) => (Status::OutOfFuel, String::new()),
         Some(trap) => (Status::Trapped, format!("{trap}{}", place(error))),
-        None => (Status::Trapped, format!("{error:#}")),
+        None => (Status::Trapped, format!("{}{}", causes(error), place(error))),
     }
+}
+
+/// What went wrong, in one bounded line for people, without the backtrace: that holds the guest's own
+/// names, as many and as long as it likes.
+fn causes(error: &wasmtime::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !cause.starts_with("error while executing at wasm backtrace") {
+            text.push_str(if text.is_empty() { "" } else { ": " });
+            text.extend(cause.chars().filter(|c| !c.is_control()));
+        }
+    }
+    text.truncate(text.floor_char_boundary(MESSAGE_BYTES_MAX / 2));
+    text
 }
 
 /// The innermost function with a name, for people.
@@ -93,4 +107,26 @@ fn place(error: &wasmtime::Error) -> String {
         let name: String = name.chars().filter(|c| !c.is_control()).take(80).collect();
         format!(" in {name}")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A refusal by WASI came with the whole backtrace: a function's name of a megabyte, or one that
+    /// clears the screen, reached whoever had called the cell.
+    #[test]
+    fn a_refusal_is_told_in_one_short_line() {
+        let error = wasmtime::Error::msg(format!("too\nmuch {}", "\u{e9}".repeat(2000)))
+            .context("In func random_get")
+            .context(format!(
+                "error while executing at wasm backtrace:\n 0: \u{1b}[2J{}",
+                "x".repeat(9000)
+            ));
+        let (status, message) = classify(&error);
+        assert_eq!(status, Status::Trapped);
+        assert!(message.starts_with("In func random_get: toomuch \u{e9}"), "{message}");
+        assert!(message.len() <= MESSAGE_BYTES_MAX, "{} bytes", message.len());
+        assert!(!message.chars().any(char::is_control), "{message:?}");
+    }
 }
