@@ -11,6 +11,7 @@
 #![allow(clippy::indexing_slicing, reason = "a missing field of an answer is a failed test")]
 
 mod home;
+pub mod hostile;
 mod nucleus;
 pub mod process;
 mod raw;

@@ -174,7 +174,7 @@ impl Drop for Background {
 }
 
 /// One line to the control socket, and the answer; `None` while nobody answers.
-fn ask(home: &Home, request: &str) -> Option<Value> {
+pub(crate) fn ask(home: &Home, request: &str) -> Option<Value> {
     let stream = UnixStream::connect(home.path().join("nucleus.sock")).ok()?;
     stream.set_read_timeout(Some(GUARD)).ok()?;
     (&stream).write_all(format!("{request}\n").as_bytes()).ok()?;

@@ -1,0 +1,151 @@
+//! Rows whose right answer the product does not give yet. `CELL_HOSTILE` runs them by class or name.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+use super::guest::{echo, forever, handler, program};
+use super::job::job;
+use super::logs::logged;
+use super::world::{Neighbour, escape};
+use super::{Bill, Row, Seen, World, accounts, deploy, wire};
+use crate::{eventually, wat};
+
+pub(super) fn rows() -> Vec<Row> {
+    vec![
+        Row::of(
+            "C5",
+            "money of calls that are over",
+            |_| given_back(|world| assert_eq!(accounts::flood(world), 40)),
+            "exit 0",
+            Bill::Within(50_000, 100_000),
+        ),
+        Row::of(
+            "C7",
+            "money of a call that was refused",
+            |_| given_back(|world| drop(world.call("echo", b"", 2_000_000_000_000))),
+            "exit 0",
+            Bill::Within(50_000, 100_000),
+        ),
+        Row::of(
+            "I1",
+            "a client beside one that does not read its replies",
+            starved,
+            "Ok 7",
+            Bill::Within(5_000, 6_000),
+        ),
+        Row::of("E2", "a directory whose name clears the screen", shown, "nothing raw", Bill::None),
+        logged(
+            "E1",
+            "control characters without end, which grow when escaped",
+            forever("(memory.fill #65536 #27 #100) (call $log #2 #65536 #100)"),
+            200_000_000,
+            "OutOfFuel; a bounded log",
+        ),
+        mistyped(
+            "a mailbox of another type",
+            "(export \"cell_mailbox\") (param i32) (result i32)",
+            "(export \"cell_mailbox\") (param i32) (param i32) (result i32)",
+            "refused: *cell_mailbox*",
+        ),
+        mistyped(
+            "an answer of another type",
+            "(param $len i32) (result i64)",
+            "(param $len i32) (param i64) (result i64)",
+            "refused: *cell_receive*",
+        ),
+        Row::new(
+            "B7",
+            "an entry of another type",
+            handler("##0").with("(func (export \"_initialize\") (param i32))").deploy(),
+            "refused: *_initialize*",
+            Bill::Nothing,
+        ),
+        Row::of(
+            "E4",
+            "a log that is a pipe nobody reads",
+            piped,
+            "refused, and others are served",
+            Bill::None,
+        ),
+    ]
+}
+
+/// The echo with one export's type changed.
+fn mistyped(name: &'static str, from: &str, to: &str, answer: &'static str) -> Row {
+    let text = echo().text().replace(from, to);
+    Row::new("B7", name, deploy(move || wat::compile(&text)), answer, Bill::Nothing)
+}
+
+/// After calls that were to burn more than there is, what was set aside for them is to be had again,
+/// though the same user goes on calling.
+fn given_back(calls: fn(&World)) -> Seen {
+    let own = World::new();
+    let caller = Neighbour::start(own.home());
+    calls(&own);
+    let mut seen = Seen::default();
+    for _ in 0..20 {
+        seen = job(program("nop")).run_in(own.home(), &own.directory());
+        if seen.answer == "exit 0" {
+            break;
+        }
+        thread::sleep(Duration::from_millis(250));
+    }
+    caller.end();
+    own.clean();
+    own.down();
+    seen
+}
+
+fn starved(world: &World) -> Seen {
+    let cell = world.live("call_ms_max = 2000", &echo().text());
+    let socket = world.home().socket(&cell);
+    let unread: Vec<_> = (0..2).map(|_| wire::never_reads(&socket, &cell)).collect();
+    let seen = world.call(&cell, &7_u32.to_le_bytes(), 1_000_000);
+    drop(unread);
+    seen
+}
+
+fn shown(world: &World) -> Seen {
+    let path = world.home().path().join("cells").join(OsStr::from_bytes(b"\x1b[2J"));
+    fs::create_dir(&path).unwrap();
+    let failed = || {
+        let rows = world.ask("\"ps\"");
+        rows["cells"].as_array().unwrap().iter().filter(|row| row["state"] == "failed").count()
+    };
+    eventually("it is shown as failed", || (failed() > 0).then_some(()));
+    let text = world.home().cell(["ps"]).expect(0).stdout.clone();
+    fs::remove_dir(path).unwrap();
+    eventually("it is gone", || (failed() == 0).then_some(()));
+    let raw = text.chars().any(|c| c.is_control() && c != '\n');
+    Seen::said(if raw { escape(&text) } else { "nothing raw".into() })
+}
+
+/// A directory that a stranger packed may hold anything; the nucleus must not wait for it.
+fn piped(_: &World) -> Seen {
+    let own = World::new();
+    let name = own.name();
+    let directory = own.home().cell_directory(&name);
+    let incoming = directory.with_file_name(".incoming");
+    fs::create_dir_all(incoming.join("log")).unwrap();
+    let wasm = wat::compile(&echo().text());
+    fs::write(incoming.join("Cell.toml"), wat::manifest(&name, "")).unwrap();
+    fs::write(incoming.join("cell.wasm"), &wasm).unwrap();
+    let log = incoming.join("log").join("cell.log");
+    mknodat(CWD, log, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    fs::rename(&incoming, &directory).unwrap();
+    let refused = own.settle(&name, &wasm).is_err();
+    let other = own.live("", &echo().text());
+    let served = own.call(&other, b"", 1_000_000).answer == "Ok";
+    own.clean();
+    own.down();
+    Seen::said(if refused && served {
+        "refused, and others are served".into()
+    } else {
+        format!("refused: {refused}, served: {served}")
+    })
+}
