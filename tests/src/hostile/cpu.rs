@@ -341,11 +341,19 @@ fn prices() -> Vec<Row> {
         Row::new("A10", "a million square roots", million("(drop (f64.sqrt (f64.convert_i32_u (local.get $n))))"), "Ok", Bill::Within(24_000_000, 45_000_000)),
         Row::new(
             "A10",
-            "a million pages touched at random",
-            million("(i32.store (i32.and (i32.mul (local.get $n) #0x9e3779b1) #0x3fffff8) (local.get $n))").fuel(1_000_000_000),
-            "Trapped: *out of bounds memory access*",
-            Bill::Within(5_000, 6_000),
-        ),
+            "a million stores all over 64 MiB",
+            handler(
+                "(drop (memory.grow #1020)) (local.set $n #1000000)
+                (loop $again
+                    (i32.store (i32.and (i32.mul (local.get $n) #0x9e3779b1) #0x3fffff8) (local.get $n))
+                    (br_if $again (local.tee $n (i32.sub (local.get $n) #1))))
+                ##0",
+            )
+            .call(),
+            "Ok",
+            Bill::Within(1020 * 60_000, 1020 * 60_000 + 20_000_000),
+        )
+        .growth(80),
         Row::new(
             "A11",
             "the bits of a NaN",

@@ -14,6 +14,7 @@ pub(super) fn rows() -> Vec<Row> {
         counts(),
         paddings(),
         malformed(),
+        types(),
         wrong(),
         imports(),
         sections(),
@@ -49,15 +50,19 @@ fn bombs() -> Vec<Row> {
             let block = "(local.set $n (block (result i32) (br_if 0 #1 (local.get $n))))";
             handler(&(block.repeat(10_000) + "##0")).text()
         }),
-        bomb("B1", "100,000 loads, each of the last one's address", || {
+        bomb("B1", "5,000 loads, each of the last one's address", || {
             handler(&format!("(drop {}#0{}) ##0", "(i32.load ".repeat(5_000), ")".repeat(5_000)))
                 .text()
+        }),
+        bomb("B2", "one function of 240 KiB", || {
+            let step = "(local.set $n (i32.add (local.get $n) #1))";
+            handler(&(step.repeat(35_000) + "##0")).text()
         }),
         bomb("B3", "10,000 functions of 60 parameters", || {
             let types = "i32 ".repeat(60);
             echo().with(&format!("(func (param {types}))").repeat(10_000)).text()
         }),
-        bomb("B4", "a thousand calls of a thousand parameters", || {
+        bomb("B4", "300 calls of 900 parameters", || {
             let arguments = "(local.get $n) ".repeat(900);
             let call = format!("(call $many {arguments})");
             handler(&(call.repeat(300) + "##0"))
@@ -65,7 +70,7 @@ fn bombs() -> Vec<Row> {
                 .text()
         }),
         bomb("B8", "20,000 blocks in one another", || {
-            // Deeper ones are too deep for the text's own parser; `raw_nesting` has no such bound.
+            // Written flat: folded, they would be too deep for the text's own parser.
             handler(&("block ".repeat(20_000) + &"end ".repeat(20_000) + "i64.const 0")).text()
         }),
     ]
@@ -77,7 +82,7 @@ fn bodies() -> Vec<Row> {
     };
     vec![
         refused(
-            "B2",
+            "B6",
             "one function of more than 1 MiB",
             || wat::compile(&handler(&("(local.set $n #1)".repeat(300_000) + "##0")).text()),
             "refused: *bytes in one function*",
@@ -172,7 +177,7 @@ fn paddings() -> Vec<Row> {
     vec![
         refused(
             "B7",
-            "a file of 32 MiB and a byte",
+            "a file of more than 32 MiB",
             || {
                 let mut wasm = wat::compile(&echo().text());
                 custom(&mut wasm, "padding", &vec![0; 32 << 20]);
@@ -301,6 +306,37 @@ fn malformed() -> Vec<Row> {
             "a vector that claims 2^32-1 types",
             || b"\0asm\x01\0\0\0\x01\x05\xff\xff\xff\xff\x0f".to_vec(),
             "refused: *",
+        ),
+    ]
+}
+
+/// The echo with one export's type changed.
+fn mistyped(name: &'static str, from: &str, to: &str, answer: &'static str) -> Row {
+    let text = echo().text().replace(from, to);
+    Row::new("B7", name, deploy(move || wat::compile(&text)), answer, Bill::Nothing)
+}
+
+/// Exports of a cell that have another type than its host calls.
+fn types() -> Vec<Row> {
+    vec![
+        mistyped(
+            "a mailbox of another type",
+            "(export \"cell_mailbox\") (param i32) (result i32)",
+            "(export \"cell_mailbox\") (param i32) (param i32) (result i32)",
+            "refused: *cell_mailbox*",
+        ),
+        mistyped(
+            "an answer of another type",
+            "(param $len i32) (result i64)",
+            "(param $len i32) (param i64) (result i64)",
+            "refused: *cell_receive*",
+        ),
+        Row::new(
+            "B7",
+            "an entry of another type",
+            handler("##0").with("(func (export \"_initialize\") (param i32))").deploy(),
+            "refused: *_initialize*",
+            Bill::Nothing,
         ),
     ]
 }
