@@ -5,7 +5,6 @@
 //! cargo calls it in the compiler's place, and it adds the flags for the crates whose coverage is
 //! of interest. Everything else, the engine above all, is built as it always is.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -118,7 +117,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> anyhow::Result
         }
     }
     if found > 0 {
-        bail!("{found} findings; the commands above show them again");
+        bail!("findings: {found}; the commands above show them again");
     }
     Ok(())
 }
@@ -188,7 +187,6 @@ fn fuzz(
     for folder in [&corpus, &artifacts] {
         fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
     }
-    let before = inputs(&artifacts)?;
     let mut child = fuzzer(workspace, program, target)
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-max_len={INPUT_BYTES_MAX}"))
@@ -211,7 +209,6 @@ fn fuzz(
         }
     }
     let status = child.wait()?;
-    summary.findings = inputs(&artifacts)?.difference(&before).cloned().collect();
     if !status.success() {
         quote(&last_words.join("\n"));
         if summary.findings.is_empty() {
@@ -221,16 +218,13 @@ fn fuzz(
     Ok(summary)
 }
 
-fn inputs(folder: &Path) -> anyhow::Result<BTreeSet<PathBuf>> {
-    fs::read_dir(folder)
-        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
-        .with_context(|| format!("list {}", folder.display()))
-}
-
 impl Summary {
     /// Takes what a line says: `#4096 pulse  cov: 310 ft: 712 corp: 81/4096b ...`, or at the end
-    /// `stat::number_of_executed_units: 4096`.
+    /// `stat::number_of_executed_units: 4096`; and where a finding is.
     fn read(&mut self, line: &str) {
+        if let Some((_, path)) = line.split_once("Test unit written to ") {
+            self.findings.push(PathBuf::from(path.trim()));
+        }
         let words: Vec<&str> = line.split_whitespace().collect();
         for (name, value) in words.iter().zip(words.iter().skip(1)) {
             let value = value.split('/').next().unwrap_or_default();
@@ -260,7 +254,8 @@ mod tests {
         summary.read("stat::number_of_executed_units: 9000");
         summary.read("stat::average_exec_per_sec:     450");
         assert_eq!((summary.executions, summary.per_second), (9000, 450));
-        assert_eq!(summary.edges, 310);
+        summary.read("artifact_prefix='/a/b/'; Test unit written to /a/b/crash-1");
+        assert_eq!((summary.edges, summary.findings), (310, vec![PathBuf::from("/a/b/crash-1")]));
     }
 
     #[test]
