@@ -46,7 +46,9 @@ fn table(rows: &[CellRow]) -> String {
     if rows.is_empty() {
         return "no cells; `cell deploy DIR` puts one in".into();
     }
-    let width = rows.iter().map(|row| row.cell.len()).max().unwrap_or(0).max(4);
+    // A directory may have any name, and that of one that failed is shown as well.
+    let name = |row: &CellRow| escape(&row.cell).replace(['\n', '\t'], " ");
+    let width = rows.iter().map(|row| name(row).len()).max().unwrap_or(0).max(4);
     let mut text = format!("{:width$}  STATE    CODE      INST     CALLS   FAILED  FUEL", "CELL");
     for row in rows {
         let code = row.hash.as_deref().map_or("-", |hash| hash.get(..8).unwrap_or(hash));
@@ -55,7 +57,7 @@ fn table(rows: &[CellRow]) -> String {
         let _ = write!(
             text,
             "\n{:width$}  {:7}  {code:8}  {:4}  {:8}  {:7}  {}",
-            row.cell,
+            name(row),
             row.state,
             stats.instances,
             stats.calls,

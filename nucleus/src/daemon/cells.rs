@@ -10,6 +10,7 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use rustix::fs::OFlags;
 
 use super::control::{Answer, CellRow};
 use super::prepare::{Prepared, Work};
@@ -387,7 +388,13 @@ impl Stats {
     }
 }
 
+/// Opens a cell's log. A directory may bring anything under that name: what is no file is refused, and
+/// a pipe that nobody reads is not waited for.
 fn open_log(path: &Path) -> anyhow::Result<OwnedFd> {
-    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
-    Ok(file.with_context(|| format!("open {}", path.display()))?.into())
+    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+    let mut options = OpenOptions::new();
+    options.create(true).append(true).mode(0o600).custom_flags(nonblocking);
+    let file = options.open(path).with_context(|| format!("open {}", path.display()))?;
+    anyhow::ensure!(file.metadata()?.is_file(), "{} is not a file", path.display());
+    Ok(file.into())
 }

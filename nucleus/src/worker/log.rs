@@ -56,6 +56,8 @@ impl Log {
     /// Writes one record, or counts it as dropped.
     pub(super) fn write(&mut self, level: LogLevel, line: &[u8]) {
         self.refill();
+        // What is written counts: escaping may make it many times as long.
+        let line = escape(line);
         let cost = line.len() as u64 + 32;
         let fits = self.file.is_some() || self.waiting.len() < WAITING_BYTES_MAX;
         if cost > self.allowance || !fits {
@@ -69,12 +71,12 @@ impl Log {
                 self.dropped
             );
             self.dropped = 0;
-            self.append(LogLevel::Warn, note.as_bytes());
+            self.append(LogLevel::Warn, &note);
         }
-        self.append(level, line);
+        self.append(level, &line);
     }
 
-    fn append(&mut self, level: LogLevel, line: &[u8]) {
+    fn append(&mut self, level: LogLevel, line: &str) {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let level = match level {
             LogLevel::Error => "error",
@@ -82,8 +84,7 @@ impl Log {
             LogLevel::Info => "info",
             _ => "debug",
         };
-        let record =
-            format!("{}.{:03} {level} {}\n", since.as_secs(), since.subsec_millis(), escape(line));
+        let record = format!("{}.{:03} {level} {line}\n", since.as_secs(), since.subsec_millis());
         self.put(record.as_bytes());
     }
 

@@ -95,7 +95,9 @@ impl Purses {
         if state.granted > 0
             && state.reserved == 0
             && !state.asked
-            && state.last_call.is_none_or(|at| at.elapsed() > IDLE)
+            // What one large call asked for is not kept from everything else the account pays for.
+            && (state.granted > AHEAD_MAX
+                || state.last_call.is_none_or(|at| at.elapsed() > IDLE))
         {
             state.granted = 0;
             self.link.send(&FromWorker::Release { uid: purse.uid }, &[])?;

@@ -14,6 +14,7 @@ mod accounts;
 mod buffers;
 mod cpu;
 mod files;
+mod found;
 mod guest;
 mod job;
 mod load;
@@ -233,6 +234,7 @@ pub fn rows() -> Vec<Row> {
         wasi::rows(),
         buffers::rows(),
         wire::rows(),
+        found::rows(),
     ];
     all.into_iter().flatten().collect()
 }
