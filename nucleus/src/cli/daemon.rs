@@ -173,6 +173,7 @@ fn init_logging() {
 fn clear_sockets(home: &Home) -> anyhow::Result<bool> {
     let Some(_lock) = home.lock()? else { return Ok(false) };
     let _ = std::fs::remove_file(home.socket());
+    let _ = std::fs::remove_file(home.metrics_socket());
     for entry in std::fs::read_dir(home.cells()).into_iter().flatten().flatten() {
         let _ = std::fs::remove_file(entry.path().join("cell.sock"));
     }
