@@ -225,7 +225,7 @@ impl Cells {
     pub(super) fn stats(&mut self, worker: u64, rows: Vec<CellStats>) {
         for row in rows {
             if let Some(known) = self.known.get_mut(&row.cell) {
-                known.stats.running.insert(worker, row);
+                known.stats.running.insert(worker, row.with_sane_rates());
             }
         }
     }

@@ -286,6 +286,7 @@ impl Workers {
         let (states, their_states) = StateStream::pair().context("make the worker's link")?;
         let child = Command::new(std::env::current_exe()?)
             .arg("worker")
+            .args(crate::cli::logging::worker_arguments())
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(theirs.into_fd()))

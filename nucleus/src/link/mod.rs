@@ -259,6 +259,17 @@ pub(crate) struct CellStats {
 }
 
 impl CellStats {
+    /// Most calls or fuel a second that are believed.
+    const RATE_MAX: f64 = 1e15;
+
+    /// With rates that can be added up and written down, whatever a worker says.
+    pub(crate) fn with_sane_rates(mut self) -> Self {
+        for rate in [&mut self.calls_per_s, &mut self.fuel_per_s] {
+            *rate = if rate.is_finite() { rate.clamp(0.0, Self::RATE_MAX) } else { 0.0 };
+        }
+        self
+    }
+
     /// Adds what another worker counted. The worker may be one that was taken over and counts
     /// anything, so the sums stop at their type's end.
     pub(crate) fn add_counters(&mut self, row: &Self) {
@@ -311,6 +322,8 @@ mod tests {
         sum.add_counters(&row);
         assert_eq!((sum.calls, sum.timed_us), (u64::MAX, 4));
         assert_eq!(sum.failures.get(&trapped), Some(&u64::MAX));
+        let wild = CellStats { calls_per_s: 1e308, fuel_per_s: f64::NAN, ..row }.with_sane_rates();
+        assert_eq!((wild.calls_per_s, wild.fuel_per_s), (1e15, 0.0));
     }
 
     #[test]

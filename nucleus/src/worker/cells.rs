@@ -472,3 +472,37 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::PACKET_BYTES_MAX;
+
+    #[test]
+    fn the_longest_rows_fit_a_packet() {
+        let words = "\u{10ffff}".repeat(1000);
+        let most = u64::MAX;
+        let row = CellStats {
+            cell: "c".repeat(cell_abi::limits::NAME_BYTES_MAX),
+            calls: most,
+            failed: most,
+            fuel: most,
+            instances: most,
+            waiting: most,
+            crashed: most,
+            failures: Cause::all().map(|cause| (cause, most)).collect(),
+            memory_bytes: most,
+            calls_per_s: 1.0e300 / 3.0,
+            fuel_per_s: 1.0e300 / 3.0,
+            p50_us: most,
+            p99_us: most,
+            timed: most,
+            timed_us: most,
+            last_error: Some(shortened(&words)),
+            resting: Some(shortened(&words)),
+        };
+        let report = FromWorker::Stats { rows: vec![row; ROWS_PER_REPORT] };
+        let bytes = serde_json::to_vec(&report).unwrap().len();
+        assert!(bytes <= PACKET_BYTES_MAX, "{bytes}");
+    }
+}
