@@ -342,13 +342,15 @@ fn clients_that_do_not_read_are_closed() {
         stream.write_all(GET.as_bytes()).ok()?;
         (read_page(stream).ok()?.0 == 200).then_some(())
     });
-    for mut stream in deaf {
+    // At least the one whose place was given to another got less than all.
+    let was_cut = |mut stream: UnixStream| {
         let mut bytes = Vec::new();
         let _ = stream.read_to_end(&mut bytes);
         let text = String::from_utf8_lossy(&bytes);
         let (head, body) = text.split_once("\r\n\r\n").expect("it was answered");
-        assert!(!head.contains(&format!("Content-Length: {}\r\n", body.len())), "it got all");
-    }
+        !head.contains(&format!("Content-Length: {}\r\n", body.len()))
+    };
+    assert!(deaf.into_iter().any(was_cut), "nobody was cut off");
     assert_eq!(
         nucleus.cell(["ps", "--json"]).expect(0).json()["nucleus"]["pid"],
         nucleus.process().pid

@@ -219,6 +219,8 @@ fn shown(written: &str) -> String {
                 row = numbers.next().unwrap_or(1_usize) - 1;
                 column = numbers.next().unwrap_or(1_usize) - 1;
             }
+            // The other screen is empty at first.
+            Some('h') if sequence == "?1049" => grid.iter_mut().for_each(|line| line.fill(' ')),
             Some('J') => grid.iter_mut().for_each(|line| line.fill(' ')),
             _ => {}
         }
