@@ -72,7 +72,7 @@ pub(crate) struct NucleusRow {
     /// How often the worker that listens died and was started again.
     pub(crate) worker_restarts: u64,
     pub(crate) workers: Vec<WorkerRow>,
-    /// Walls that this machine lacks around the worker.
+    /// Walls that this machine lacks around the worker; a control group is not counted.
     pub(crate) walls_missing: Vec<Wall>,
 }
 

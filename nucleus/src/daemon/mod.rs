@@ -33,7 +33,7 @@ use crate::compile;
 use crate::config::Config;
 use crate::home::Home;
 use crate::link::{FromWorker, ToWorker};
-use crate::walls::Wall;
+use crate::walls::{Wall, cgroup};
 use artefacts::Artefacts;
 use cells::Cells;
 use control::{Answer, NucleusRow, Request, Snapshot};
@@ -295,7 +295,7 @@ impl Nucleus {
             up_s: self.started.elapsed().as_secs(),
             worker_restarts: self.workers.restarts(),
             workers: self.workers.rows(),
-            walls_missing: self.walls.iter().filter(|wall| !wall.stands).cloned().collect(),
+            walls_missing: self.walls.iter().filter(|wall| is_missed(wall)).cloned().collect(),
         };
         Snapshot { nucleus: Some(nucleus), cells: self.cells.rows() }
     }
@@ -348,6 +348,12 @@ impl Nucleus {
         let _ = fs::remove_file(self.home.metrics_socket());
         tracing::info!("nucleus is down");
     }
+}
+
+/// Whether a machine should have this wall and does not. A control group is a service manager's to
+/// give, and its absence no fault.
+fn is_missed(wall: &Wall) -> bool {
+    !wall.stands && wall.name != cgroup::NAME
 }
 
 /// What a worker asks in vain is logged; only a ledger that stopped ends the nucleus.
