@@ -38,6 +38,14 @@ cell_abi::limits! {
         ///
         /// The connection is closed.
         ANSWER_TIME_MAX: Duration;
+        /// How long the nucleus may take to say how the cells fare.
+        ///
+        /// The request is answered with 503.
+        ASK_TIME_MAX: Duration;
+        /// Bytes that a client may send after its request and that are thrown away.
+        ///
+        /// The connection is closed, and the answer may be lost with it.
+        LEFTOVER_BYTES_MAX: usize;
         /// Connections at once to the socket for metrics, and as many to the port.
         ///
         /// One more is answered with 503, and closed.

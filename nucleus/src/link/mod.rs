@@ -260,12 +260,12 @@ pub(crate) struct CellStats {
 
 impl CellStats {
     /// Most calls or fuel a second that are believed.
-    const RATE_MAX: f64 = 1e15;
+    const RATE_BELIEVED: f64 = 1e15;
 
     /// With rates that can be added up and written down, whatever a worker says.
     pub(crate) fn with_sane_rates(mut self) -> Self {
         for rate in [&mut self.calls_per_s, &mut self.fuel_per_s] {
-            *rate = if rate.is_finite() { rate.clamp(0.0, Self::RATE_MAX) } else { 0.0 };
+            *rate = if rate.is_finite() { rate.clamp(0.0, Self::RATE_BELIEVED) } else { 0.0 };
         }
         self
     }

@@ -9,7 +9,7 @@ use super::columns::{COLUMNS, Column};
 use crate::daemon::control::{CellRow, NucleusRow, Snapshot};
 
 /// Refreshes that the curve of calls remembers.
-const HISTORY_MAX: usize = 240;
+const HISTORY_KEPT: usize = 240;
 /// Rows that a page key moves by.
 const PAGE: usize = 10;
 
@@ -71,7 +71,7 @@ impl State {
                 }
             }
         }
-        if self.history.len() == HISTORY_MAX {
+        if self.history.len() == HISTORY_KEPT {
             self.history.pop_front();
         }
         self.history.push_back(whole(self.calls_per_s()));

@@ -30,11 +30,11 @@ pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 pub(super) const CONNECTIONS_MAX: usize = 8;
 
 /// How long the nucleus may take to say how the cells fare.
-const ASK_TIME_MAX: Duration = Duration::from_secs(5);
+pub(super) const ASK_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long accepting pauses where it fails, as it does without free descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Bytes after an answer that are read and thrown away, so that closing does not destroy the answer.
-const LEFTOVER_BYTES_MAX: usize = 64 << 10;
+pub(super) const LEFTOVER_BYTES_MAX: usize = 64 << 10;
 
 /// Serves the socket, and the port if there is one, on threads of their own.
 pub(super) fn serve(
