@@ -1,5 +1,6 @@
 //! `nucleus.toml`: what the operator of a nucleus decides. Everything has a default.
 
+use std::num::NonZeroU16;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -22,6 +23,16 @@ pub(crate) struct Config {
     pub(crate) require_walls: bool,
     /// What all guests together may take.
     pub(crate) worker: Worker,
+    /// Where metrics are served besides `metrics.sock`.
+    pub(crate) metrics: Metrics,
+}
+
+/// Where metrics are served.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Metrics {
+    /// A port of 127.0.0.1, where every user of this machine can read them: 1 to 65535. Default: none.
+    pub(crate) port: Option<NonZeroU16>,
 }
 
 /// What one worker process may take.
@@ -83,12 +94,17 @@ mod tests {
     fn files() {
         assert_eq!(Config::parse("").unwrap(), Config::default());
         assert!(Config::parse("require_walls = true").unwrap().require_walls);
+        let port = Config::parse("[metrics]\nport = 9187").unwrap().metrics.port;
+        assert_eq!(port.map(NonZeroU16::get), Some(9187));
         for (text, expect) in [
             ("require_wall = true", "require_wall"),
             ("[worker]\nmemory_mb_max = 1", "between 64"),
             ("[worker]\nmemory_gb_max = 1", "memory_gb_max"),
             ("[worker]\ncores_max = 0", "between 0.01"),
             ("[worker]\ncores_max = nan", "between 0.01"),
+            ("[metrics]\nport = 0", "port"),
+            ("[metrics]\nport = 65536", "port"),
+            ("[metrics]\naddress = \"0.0.0.0\"", "address"),
         ] {
             let error = format!("{:#}", Config::parse(text).unwrap_err());
             assert!(error.contains(expect), "{error}");

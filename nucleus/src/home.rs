@@ -73,6 +73,10 @@ impl Home {
         self.root.join("nucleus.sock")
     }
 
+    pub(crate) fn metrics_socket(&self) -> PathBuf {
+        self.root.join("metrics.sock")
+    }
+
     pub(crate) fn log(&self) -> PathBuf {
         self.root.join("nucleus.log")
     }

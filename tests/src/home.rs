@@ -148,8 +148,9 @@ impl Home {
     /// A cell's row of `cell ps`.
     #[track_caller]
     pub fn row(&self, name: &str) -> Option<Value> {
-        let rows = self.cell(["ps", "--json"]).expect(0).json();
-        rows.as_array().expect("ps gives rows").iter().find(|row| row["cell"] == name).cloned()
+        let shown = self.cell(["ps", "--json"]).expect(0).json();
+        let rows = shown["cells"].as_array().expect("ps gives rows");
+        rows.iter().find(|row| row["cell"] == name).cloned()
     }
 
     /// A connection to a cell.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::ops::Deref;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
@@ -28,6 +28,12 @@ impl Nucleus {
     /// Starts a nucleus in this home and waits until it answers.
     #[track_caller]
     pub fn up(home: &Home) -> Self {
+        Self::up_with(home, |_| {})
+    }
+
+    /// The same, with a command that differs: more options, or an environment.
+    #[track_caller]
+    pub fn up_with(home: &Home, change: impl FnOnce(&mut Command)) -> Self {
         let log = File::options()
             .create(true)
             .append(true)
@@ -35,6 +41,7 @@ impl Nucleus {
             .expect("open the log");
         let mut command = home.command(["up", "--foreground"]);
         command.stdout(Stdio::from(log.try_clone().unwrap())).stderr(Stdio::from(log));
+        change(&mut command);
         let child = eventually("the binary can be started", || command.spawn().ok());
         let mut this = Self { home: home.clone(), child };
         let (home, child) = (this.home.clone(), &mut this.child);

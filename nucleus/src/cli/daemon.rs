@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
 
-use super::{Exit, Failure, Global, Output};
+use super::{Exit, Failure, Global, Output, logging};
 use crate::daemon::control::{Answer, Request, ask};
 use crate::home::Home;
 
@@ -24,6 +24,9 @@ pub(crate) struct UpArguments {
     /// Stay in this terminal, and log to it.
     #[arg(long)]
     foreground: bool,
+    /// How the nucleus logs: lines of text, or of JSON.
+    #[arg(long, value_name = "FORMAT", env = logging::FORMAT_VARIABLE, default_value = "text")]
+    log_format: logging::Format,
 }
 
 pub(crate) fn up(
@@ -33,7 +36,8 @@ pub(crate) fn up(
 ) -> anyhow::Result<Exit> {
     let home = global.home()?;
     if arguments.foreground {
-        init_logging();
+        leave_session();
+        logging::start(arguments.log_format);
         crate::daemon::run(&home)?;
         return Ok(Exit::Done);
     }
@@ -41,16 +45,20 @@ pub(crate) fn up(
         report(&home, output, "is up already");
         return Ok(Exit::Done);
     }
-    up_in_background(&home, output)?;
+    start(&home, arguments.log_format, output)?;
     report(&home, output, "is up");
     Ok(Exit::Done)
 }
 
 /// Starts a nucleus that outlives this command, and waits until it answers.
 pub(crate) fn up_in_background(home: &Home, output: &Output) -> anyhow::Result<()> {
+    start(home, logging::Format::of_environment(), output)
+}
+
+fn start(home: &Home, format: logging::Format, output: &Output) -> anyhow::Result<()> {
     home.create()?;
     let bar = output.progress("starting the nucleus");
-    let mut child = spawn(home)?;
+    let mut child = spawn(home, format)?;
     let started = Instant::now();
     while !is_up(home) {
         if let Some(status) = child.try_wait()? {
@@ -141,11 +149,12 @@ fn report(home: &Home, output: &Output, what: &str) {
     output.result(&json!({ "up": true, "home": home.root(), "cells": home.cells() }), &text);
 }
 
-fn spawn(home: &Home) -> anyhow::Result<Child> {
+fn spawn(home: &Home, format: logging::Format) -> anyhow::Result<Child> {
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(home.log())?;
     Command::new(std::env::current_exe()?)
         .args(["up", "--foreground", "--home"])
         .arg(home.root())
+        .args(["--log-format", format.word()])
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::from(log.try_clone()?))
@@ -154,25 +163,19 @@ fn spawn(home: &Home) -> anyhow::Result<Child> {
         .context("start the nucleus")
 }
 
-fn init_logging() {
+/// Where there is a terminal the nucleus stays in its session; otherwise it leaves the caller's.
+fn leave_session() {
     use std::io::IsTerminal as _;
-    // Where there is a terminal this stays in its session; otherwise it leaves the caller's.
     if !std::io::stderr().is_terminal() {
         let _ = rustix::process::setsid();
     }
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_env("CELL_LOG").unwrap_or_else(|_| "info".into());
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .try_init();
 }
 
 /// Removes what a nucleus that was killed could not remove itself; `false` if one is still there.
 fn clear_sockets(home: &Home) -> anyhow::Result<bool> {
     let Some(_lock) = home.lock()? else { return Ok(false) };
     let _ = std::fs::remove_file(home.socket());
+    let _ = std::fs::remove_file(home.metrics_socket());
     for entry in std::fs::read_dir(home.cells()).into_iter().flatten().flatten() {
         let _ = std::fs::remove_file(entry.path().join("cell.sock"));
     }

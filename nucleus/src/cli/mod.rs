@@ -7,15 +7,18 @@ mod daemon;
 mod deploy;
 mod dev;
 mod exit;
+mod figures;
 mod inspect;
 mod ledger;
 mod limits;
+pub(crate) mod logging;
 mod logs;
 mod new;
 mod output;
 mod ps;
 mod run;
 mod sandbox;
+mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -86,6 +89,8 @@ enum Command {
     Run(run::Arguments),
     /// List the cells, what they do and what they burned.
     Ps,
+    /// Watch the cells live; without a terminal, print how they fare as lines of JSON.
+    Top(top::Arguments),
     /// Show a cell's log.
     Logs(logs::Arguments),
     /// Show what a module or a cell is made of, and what it costs to start.
@@ -99,7 +104,7 @@ enum Command {
     Completions(completions::Arguments),
     /// The process that runs guests; started by the nucleus.
     #[command(hide = true)]
-    Worker,
+    Worker(logging::WorkerArguments),
     /// The process that runs one job; started by `cell run`.
     #[command(hide = true)]
     JobWorker,
@@ -140,12 +145,16 @@ impl Cli {
             Command::Call(arguments) => call::run(arguments, global, output),
             Command::Run(arguments) => run::run(arguments, global, output),
             Command::Ps => ps::run(global, output),
+            Command::Top(arguments) => top::run(arguments, global, output),
             Command::Logs(arguments) => logs::run(arguments, global, output),
             Command::Inspect(arguments) => inspect::run(arguments, global, output),
             Command::Id => inspect::id(global, output),
             Command::Ledger(command) => ledger::run(command, global, output),
             Command::Completions(arguments) => completions::run(arguments),
-            Command::Worker => crate::worker::run().map(|()| Exit::Done),
+            Command::Worker(arguments) => {
+                arguments.start();
+                crate::worker::run().map(|()| Exit::Done)
+            }
             Command::JobWorker => crate::job_worker::run().map(|()| Exit::Done),
             Command::CompileWorker => crate::compile::worker().map(|()| Exit::Done),
             Command::WallProbe(arguments) => sandbox::probe(arguments, output),

@@ -33,6 +33,8 @@ pub(super) struct Cells {
     states: States,
     known: HashMap<String, Known>,
     generation: u64,
+    /// `cells/` was looked at.
+    scanned: bool,
     logs_looked_at: Instant,
 }
 
@@ -80,12 +82,14 @@ impl Cells {
             states,
             known: HashMap::new(),
             generation: 0,
+            scanned: false,
             logs_looked_at: Instant::now(),
         }
     }
 
     /// Takes what a look at `cells/` found.
     pub(super) fn scanned(&mut self, scan: Scan, workers: &mut Workers) {
+        self.scanned = true;
         for name in scan.gone {
             self.remove(&name, workers);
         }
@@ -222,9 +226,15 @@ impl Cells {
     pub(super) fn stats(&mut self, worker: u64, rows: Vec<CellStats>) {
         for row in rows {
             if let Some(known) = self.known.get_mut(&row.cell) {
-                known.stats.running.insert(worker, row);
+                known.stats.running.insert(worker, row.with_sane_rates());
             }
         }
+    }
+
+    /// Whether every cell that was found is served, or is known not to be.
+    pub(super) fn are_settled(&self) -> bool {
+        let settled = |known: &Known| matches!(known.state, State::Live | State::Failed(_));
+        self.scanned && self.known.values().all(settled)
     }
 
     /// The rows of `cell ps`, by name.
@@ -358,32 +368,25 @@ impl Known {
 
 impl Stats {
     fn sum(&self) -> CellStats {
-        self.running.values().fold(self.past.clone(), |sum, row| CellStats {
-            cell: sum.cell,
-            calls: sum.calls + row.calls,
-            failed: sum.failed + row.failed,
-            fuel: sum.fuel + row.fuel,
-            instances: sum.instances + row.instances,
-            waiting: sum.waiting + row.waiting,
-            crashed: sum.crashed + row.crashed,
-            memory_bytes: sum.memory_bytes + row.memory_bytes,
+        self.running.values().fold(self.past.clone(), |mut sum, row| {
+            sum.add_counters(row);
+            sum.instances = sum.instances.saturating_add(row.instances);
+            sum.waiting = sum.waiting.saturating_add(row.waiting);
+            sum.memory_bytes = sum.memory_bytes.saturating_add(row.memory_bytes);
+            sum.calls_per_s += row.calls_per_s;
+            sum.fuel_per_s += row.fuel_per_s;
             // Of several workers, the slowest one's.
-            p50_us: sum.p50_us.max(row.p50_us),
-            p99_us: sum.p99_us.max(row.p99_us),
-            last_error: row.last_error.clone().or(sum.last_error),
-            resting: row.resting.clone().or(sum.resting),
+            sum.p50_us = sum.p50_us.max(row.p50_us);
+            sum.p99_us = sum.p99_us.max(row.p99_us);
+            sum.resting = row.resting.clone().or(sum.resting);
+            sum
         })
     }
 
     /// What it counted stays; what it had is gone.
     fn worker_gone(&mut self, worker: u64) {
         if let Some(row) = self.running.remove(&worker) {
-            let past = &mut self.past;
-            past.calls += row.calls;
-            past.failed += row.failed;
-            past.crashed += row.crashed;
-            past.fuel += row.fuel;
-            past.last_error = row.last_error.or_else(|| past.last_error.take());
+            self.past.add_counters(&row);
         }
     }
 }

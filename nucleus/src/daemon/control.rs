@@ -33,6 +33,8 @@ pub(crate) enum Request {
     Ping,
     /// How do the cells fare?
     Ps,
+    /// How do the nucleus, its workers and the cells fare?
+    Status,
     /// What stands around the worker?
     Walls,
     /// Wait until this cell is live with this code, refused, or, without a hash, gone.
@@ -47,19 +49,59 @@ pub(crate) enum Request {
 pub(crate) enum Answer {
     Done,
     Cells(Vec<CellRow>),
+    Status(Snapshot),
     Walls(Vec<Wall>),
     /// The cell could not be deployed, or the request was wrong.
     Failed(String),
 }
 
-/// One line of `cell ps`.
+/// What `cell ps`, `cell top` and the metrics show.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Snapshot {
+    /// `None` when no nucleus runs.
+    pub(crate) nucleus: Option<NucleusRow>,
+    pub(crate) cells: Vec<CellRow>,
+}
+
+/// How a nucleus fares.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct NucleusRow {
+    pub(crate) version: String,
+    pub(crate) pid: u32,
+    pub(crate) up_s: u64,
+    /// How often the worker that listens died and was started again.
+    pub(crate) worker_restarts: u64,
+    pub(crate) workers: Vec<WorkerRow>,
+    /// Walls that this machine lacks around the worker; a control group is not counted.
+    pub(crate) walls_missing: Vec<Wall>,
+}
+
+/// How a worker fares.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct WorkerRow {
+    pub(crate) pid: u32,
+    /// The user whose calls it runs.
+    pub(crate) uid: u32,
+    /// Whether it has the cells' sockets: the owner's worker.
+    pub(crate) listens: bool,
+    /// Whether it takes cells yet.
+    pub(crate) ready: bool,
+    pub(crate) up_s: u64,
+    pub(crate) connections: u64,
+    /// Linear memory and tables of its instances.
+    pub(crate) memory_bytes: u64,
+    /// What the whole process occupies.
+    pub(crate) resident_bytes: u64,
+}
+
+/// One line of `cell ps`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct CellRow {
     pub(crate) cell: String,
     /// `live`, `resting`, `loading`, `failed` or `stopped`.
     pub(crate) state: String,
     pub(crate) hash: Option<String>,
-    /// Why it failed.
+    /// Why it failed, or rests.
     pub(crate) reason: Option<String>,
     pub(crate) stats: CellStats,
 }

@@ -25,6 +25,32 @@ cell_abi::limits! {
         /// It is answered that the nucleus did not answer in time.
         ANSWER_TIME_MAX: Duration;
     }
+    crate::daemon::metrics {
+        /// Longest head of a request for metrics, in bytes.
+        ///
+        /// It is answered with 431, and the connection is closed.
+        REQUEST_BYTES_MAX: usize;
+        /// Time in which a request for metrics must have come.
+        ///
+        /// It is answered with 408, and the connection is closed.
+        REQUEST_TIME_MAX: Duration;
+        /// Time in which an answer with metrics must have been taken.
+        ///
+        /// The connection is closed.
+        ANSWER_TIME_MAX: Duration;
+        /// How long the nucleus may take to say how the cells fare.
+        ///
+        /// The request is answered with 503.
+        ASK_TIME_MAX: Duration;
+        /// Bytes that a client may send after its request and that are thrown away.
+        ///
+        /// The connection is closed, and the answer may be lost with it.
+        LEFTOVER_BYTES_MAX: usize;
+        /// Connections at once to the socket for metrics, and as many to the port.
+        ///
+        /// One more is answered with 503, and closed.
+        CONNECTIONS_MAX: usize;
+    }
     crate::daemon::cells {
         /// Largest log of a cell, in bytes; one older log is kept besides.
         ///

@@ -8,7 +8,9 @@ mod cells;
 pub(crate) mod control;
 mod holds;
 pub(crate) mod limits;
+mod metrics;
 mod prepare;
+mod readiness;
 mod scan;
 mod state;
 mod workers;
@@ -31,12 +33,13 @@ use crate::compile;
 use crate::config::Config;
 use crate::home::Home;
 use crate::link::{FromWorker, ToWorker};
-use crate::walls::Wall;
+use crate::walls::{Wall, cgroup};
 use artefacts::Artefacts;
 use cells::Cells;
-use control::{Answer, Request};
+use control::{Answer, NucleusRow, Request, Snapshot};
 use holds::Holds;
 use prepare::Prepared;
+use readiness::Readiness;
 use scan::{Scan, Scanner};
 use state::States;
 use workers::{Unheard, Workers};
@@ -86,6 +89,7 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
     let states = States::default();
     let workers = Workers::start(&bank, &config, states.clone(), artefacts, events.clone())?;
     let scanner = Scanner::start(home, events.clone())?;
+    metrics::serve(bind(&home.metrics_socket())?, config.metrics.port, &events)?;
     control::serve(listener, events)?;
     let mut nucleus = Nucleus {
         home: home.clone(),
@@ -97,6 +101,8 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
         scans: 0,
         workers,
         waiting: Vec::new(),
+        started: Instant::now(),
+        readiness: Readiness::new(),
     };
     tracing::info!(home = %home.root().display(), "nucleus is up");
     let ended = nucleus.serve(&inbox);
@@ -117,6 +123,8 @@ struct Nucleus {
     scans: u64,
     workers: Workers,
     waiting: Vec<Waiting>,
+    started: Instant,
+    readiness: Readiness,
 }
 
 /// Somebody who waits for a deployment to end.
@@ -147,6 +155,7 @@ impl Nucleus {
                 ticked = Instant::now();
                 self.cells.rotate_logs(&mut self.workers);
                 self.workers.restart_if_due()?;
+                self.readiness.tick(|| self.workers.is_ready() && self.cells.are_settled());
             }
         }
     }
@@ -200,6 +209,7 @@ impl Nucleus {
                 tolerate(self.holds.release(uid))?;
             }
             FromWorker::Stats { rows } => self.cells.stats(number, rows),
+            FromWorker::Totals(totals) => self.workers.totals(number, totals),
             FromWorker::NeedLog { cell } => self.cells.open_log(&cell, number, &mut self.workers),
             FromWorker::NeedArtefact { cell, generation, hash } => {
                 self.cells.make_artefact(number, cell, generation, hash)
@@ -268,6 +278,7 @@ impl Nucleus {
         match request {
             Request::Ping => drop(answer.send(Answer::Done)),
             Request::Ps => drop(answer.send(Answer::Cells(self.cells.rows()))),
+            Request::Status => drop(answer.send(Answer::Status(self.snapshot()))),
             Request::Walls => drop(answer.send(Answer::Walls(self.walls.clone()))),
             Request::Await { cell, hash } => {
                 let scan = self.scanner.ask();
@@ -275,6 +286,18 @@ impl Nucleus {
             }
             Request::Down => {}
         }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let nucleus = NucleusRow {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            up_s: self.started.elapsed().as_secs(),
+            worker_restarts: self.workers.restarts(),
+            workers: self.workers.rows(),
+            walls_missing: self.walls.iter().filter(|wall| is_missed(wall)).cloned().collect(),
+        };
+        Snapshot { nucleus: Some(nucleus), cells: self.cells.rows() }
     }
 
     /// Answers those who wait for a cell to be live, refused or gone.
@@ -296,6 +319,7 @@ impl Nucleus {
 
     /// Lets calls in flight end, takes the last usage, and leaves nothing behind.
     fn go_down(&mut self, inbox: &Receiver<Event>) {
+        self.readiness.stopping();
         let mut running = self.workers.shut_down();
         let until = Instant::now() + DOWN_TIME_MAX;
         while let Some(left) = until.checked_duration_since(Instant::now()).filter(|_| running > 0)
@@ -321,8 +345,15 @@ impl Nucleus {
         self.workers.kill();
         self.cells.remove_sockets();
         let _ = fs::remove_file(self.home.socket());
+        let _ = fs::remove_file(self.home.metrics_socket());
         tracing::info!("nucleus is down");
     }
+}
+
+/// Whether a machine should have this wall and does not. A control group is a service manager's to
+/// give, and its absence no fault.
+fn is_missed(wall: &Wall) -> bool {
+    !wall.stands && wall.name != cgroup::NAME
 }
 
 /// What a worker asks in vain is logged; only a ledger that stopped ends the nucleus.

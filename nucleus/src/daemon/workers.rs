@@ -18,11 +18,12 @@ use cell_abi::frame::{Header, Hello, Kind, padding};
 
 use super::Event;
 use super::artefacts::Artefacts;
+use super::control::WorkerRow;
 use super::state::States;
 use crate::bank::Bank;
 use crate::config::Config;
 use crate::link::state::StateStream;
-use crate::link::{FromWorker, Link, Start, ToWorker};
+use crate::link::{FromWorker, Link, Start, ToWorker, Totals};
 use crate::walls::Wall;
 use crate::walls::cgroup::{self, Cgroups, Group};
 
@@ -56,6 +57,8 @@ pub(super) struct Workers {
     listener: u64,
     delay: Duration,
     restart_at: Option<Instant>,
+    /// How often a worker that listens was started after one that died.
+    restarts: u64,
     /// Users whose worker died young, and until when theirs is not started.
     resting: HashMap<u32, Instant>,
 }
@@ -70,6 +73,7 @@ struct Running {
     ready: bool,
     /// It was told to end.
     leaves: bool,
+    totals: Totals,
     waiting: Vec<(String, OwnedFd)>,
 }
 
@@ -113,6 +117,7 @@ impl Workers {
             listener: 0,
             delay: DELAY_MIN,
             restart_at: None,
+            restarts: 0,
             resting: HashMap::new(),
         };
         this.listener = this.spawn(this.start.owner_uid)?;
@@ -133,6 +138,34 @@ impl Workers {
     pub(super) fn group_wall(&self, number: u64) -> Option<Wall> {
         let group = self.running.get(&number)?.group.as_ref();
         Some(cgroup::wall(group.map_err(String::as_str)))
+    }
+
+    /// Takes a worker's word on how it fares.
+    pub(super) fn totals(&mut self, number: u64, totals: Totals) {
+        if let Some(worker) = self.running.get_mut(&number) {
+            worker.totals = totals;
+        }
+    }
+
+    /// Whether the worker that listens takes cells.
+    pub(super) fn is_ready(&self) -> bool {
+        self.running.get(&self.listener).is_some_and(|worker| worker.ready)
+    }
+
+    /// How often the worker that listens was started after one that died.
+    pub(super) const fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    /// What is told of each running worker, the one that listens first.
+    pub(super) fn rows(&self) -> Vec<WorkerRow> {
+        let mut rows: Vec<_> = self
+            .running
+            .iter()
+            .map(|(number, worker)| (*number != self.listener, worker))
+            .collect();
+        rows.sort_by_key(|(other, worker)| (*other, worker.uid));
+        rows.into_iter().map(|(other, worker)| worker.row(!other)).collect()
     }
 
     /// The workers that take cells, and whether each listens.
@@ -231,6 +264,7 @@ impl Workers {
     pub(super) fn restart_if_due(&mut self) -> anyhow::Result<()> {
         if self.restart_at.is_some_and(|at| Instant::now() >= at) {
             self.restart_at = None;
+            self.restarts = self.restarts.saturating_add(1);
             self.listener = self.spawn(self.start.owner_uid)?;
         }
         Ok(())
@@ -252,6 +286,7 @@ impl Workers {
         let (states, their_states) = StateStream::pair().context("make the worker's link")?;
         let child = Command::new(std::env::current_exe()?)
             .arg("worker")
+            .args(crate::cli::logging::worker_arguments())
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(theirs.into_fd()))
@@ -283,6 +318,7 @@ impl Workers {
             started: Instant::now(),
             ready: false,
             leaves: false,
+            totals: Totals::default(),
             waiting: Vec::new(),
         };
         self.running.insert(number, worker);
@@ -296,6 +332,20 @@ impl Running {
         if let Err(error) = self.link.send(message, fds) {
             tracing::error!(%error, pid = self.child.id(), "a worker does not take a message; it is ended");
             let _ = self.child.kill();
+        }
+    }
+
+    fn row(&self, listens: bool) -> WorkerRow {
+        let pid = self.child.id();
+        WorkerRow {
+            pid,
+            uid: self.uid,
+            listens,
+            ready: self.ready,
+            up_s: self.started.elapsed().as_secs(),
+            connections: self.totals.connections,
+            memory_bytes: self.totals.memory_bytes,
+            resident_bytes: resident_bytes(pid),
         }
     }
 
@@ -345,6 +395,14 @@ fn read(link: &Link, number: u64, artefacts: &Artefacts, events: &Sender<Event>)
             return;
         }
     }
+}
+
+/// Memory that a process occupies; 0 where it cannot be told.
+fn resident_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0).saturating_mul(1024)
 }
 
 /// Tells a client in its own protocol why it is not served.

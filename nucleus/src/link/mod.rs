@@ -3,8 +3,10 @@
 //! Each message is one packet of JSON, with file descriptors beside it where its doc says so.
 //! The worker is not trusted: a packet of its that is too long or does not parse ends it.
 
+mod cause;
 pub(crate) mod state;
 
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -18,6 +20,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::walls::Wall;
+pub(crate) use cause::Cause;
 
 /// Largest packet, in bytes; also asked of the kernel as the sockets' buffer.
 pub(crate) const PACKET_BYTES_MAX: usize = 192 << 10;
@@ -197,6 +200,8 @@ pub(crate) enum FromWorker {
     Release { uid: u32 },
     /// How cells fare; sent for those that changed.
     Stats { rows: Vec<CellStats> },
+    /// How the worker fares; sent when it changed.
+    Totals(Totals),
     /// A cell has something to log.
     NeedLog { cell: String },
     /// A cell is called whose code is not loaded.
@@ -215,8 +220,17 @@ pub(crate) struct UsageRow {
     pub(crate) calls: u64,
 }
 
+/// What all cells of a worker have together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Totals {
+    /// Connections of clients.
+    pub(crate) connections: u64,
+    /// Linear memory and tables of all instances, in bytes.
+    pub(crate) memory_bytes: u64,
+}
+
 /// Counters of one cell since its worker started.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct CellStats {
     pub(crate) cell: String,
     pub(crate) calls: u64,
@@ -226,14 +240,53 @@ pub(crate) struct CellStats {
     pub(crate) waiting: u64,
     /// Of the failed ones, those that ended in a trap, an exit, a limit or a bad reply.
     pub(crate) crashed: u64,
+    /// The failed ones by what they failed of.
+    pub(crate) failures: BTreeMap<Cause, u64>,
     /// Linear memory and tables of its instances, in bytes.
     pub(crate) memory_bytes: u64,
+    /// Calls and fuel a second over the last two seconds or so.
+    pub(crate) calls_per_s: f64,
+    pub(crate) fuel_per_s: f64,
     /// From frame to reply over the last seconds, in microseconds; 0 without calls.
     pub(crate) p50_us: u64,
     pub(crate) p99_us: u64,
+    /// Calls from outside that ran, and the time that all of them took, in microseconds.
+    pub(crate) timed: u64,
+    pub(crate) timed_us: u64,
     pub(crate) last_error: Option<String>,
     /// Why its calls are refused for now, if it keeps failing.
     pub(crate) resting: Option<String>,
+}
+
+impl CellStats {
+    /// Most calls or fuel a second that are believed.
+    const RATE_BELIEVED: f64 = 1e15;
+
+    /// With rates that can be added up and written down, whatever a worker says.
+    pub(crate) fn with_sane_rates(mut self) -> Self {
+        for rate in [&mut self.calls_per_s, &mut self.fuel_per_s] {
+            *rate = if rate.is_finite() { rate.clamp(0.0, Self::RATE_BELIEVED) } else { 0.0 };
+        }
+        self
+    }
+
+    /// Adds what another worker counted. The worker may be one that was taken over and counts
+    /// anything, so the sums stop at their type's end.
+    pub(crate) fn add_counters(&mut self, row: &Self) {
+        let add = |to: &mut u64, more: u64| *to = to.saturating_add(more);
+        add(&mut self.calls, row.calls);
+        add(&mut self.failed, row.failed);
+        add(&mut self.crashed, row.crashed);
+        add(&mut self.fuel, row.fuel);
+        add(&mut self.timed, row.timed);
+        add(&mut self.timed_us, row.timed_us);
+        for (cause, failed) in &row.failures {
+            add(self.failures.entry(*cause).or_default(), *failed);
+        }
+        if row.last_error.is_some() {
+            self.last_error.clone_from(&row.last_error);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -258,6 +311,19 @@ mod tests {
         assert_eq!(&text, b"hi");
         drop(a);
         assert!(b.receive::<ToWorker>(&mut buffer).unwrap().is_none());
+    }
+
+    #[test]
+    fn sums_of_any_counters() {
+        let trapped = Cause::of(cell_abi::Status::Trapped).unwrap();
+        let row = CellStats { calls: u64::MAX, timed_us: 2, ..CellStats::default() };
+        let row = CellStats { failures: BTreeMap::from([(trapped, u64::MAX)]), ..row };
+        let mut sum = row.clone();
+        sum.add_counters(&row);
+        assert_eq!((sum.calls, sum.timed_us), (u64::MAX, 4));
+        assert_eq!(sum.failures.get(&trapped), Some(&u64::MAX));
+        let wild = CellStats { calls_per_s: 1e308, fuel_per_s: f64::NAN, ..row }.with_sane_rates();
+        assert_eq!((wild.calls_per_s, wild.fuel_per_s), (1e15, 0.0));
     }
 
     #[test]

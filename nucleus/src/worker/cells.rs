@@ -3,7 +3,7 @@
 //! A cell that nobody calls is little more than its name: its code is asked for when it is first
 //! called, and let go when it has been idle.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -15,15 +15,16 @@ use cell_host::{Cell, LogLevel, ModuleInfo, Resolving, Sandbox, Services, Share}
 use tokio::sync::Notify;
 
 use super::log::Log;
+use super::rates::Rates;
 use super::state::{RemoteState, States};
 use super::times::Times;
-use crate::link::{CellStats, FromWorker, Link, LoadCell};
+use crate::link::{Cause, CellStats, FromWorker, Link, LoadCell, Totals};
 use crate::manifest::Settings;
 
 /// Characters of a cell's last error that `cell ps` shows.
 pub(super) const LAST_ERROR_CHARS_MAX: usize = 150;
 /// Cells per message of statistics, so that it fits a packet of the link.
-const ROWS_PER_REPORT: usize = 150;
+const ROWS_PER_REPORT: usize = 70;
 
 /// The table that sockets and calls between cells look into.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub(super) struct Cells {
     asked: Mutex<HashMap<(String, u64), Asked>>,
     /// Cells whose code is loaded, or that have something to report: all others are asleep.
     awake: Mutex<HashMap<CellName, Arc<Entry>>>,
+    /// What was last reported of all cells together.
+    totals: Mutex<Totals>,
 }
 
 /// Code that waits for its artefact.
@@ -58,7 +61,9 @@ pub(super) struct Entry {
     failed: AtomicU64,
     fuel: AtomicU64,
     crashed: AtomicU64,
+    failures: Mutex<BTreeMap<Cause, u64>>,
     times: Times,
+    rates: Rates,
     last_error: Mutex<Option<String>>,
     reported: Mutex<CellStats>,
 }
@@ -97,6 +102,7 @@ impl Cells {
             entries: RwLock::default(),
             asked: Mutex::default(),
             awake: Mutex::default(),
+            totals: Mutex::default(),
         }
     }
 
@@ -208,7 +214,7 @@ impl Cells {
     }
 
     /// Sends the counters of every cell that changed, and forgets who sleeps.
-    pub(super) fn report(&self) -> io::Result<()> {
+    pub(super) fn report(&self, connections: usize) -> io::Result<()> {
         let mut changed = Vec::new();
         lock(&self.awake).retain(|_, entry| {
             let asleep = entry.serving().is_none_or(|serving| serving.is_asleep());
@@ -219,8 +225,18 @@ impl Cells {
                 changed.push(stats);
                 return true;
             }
+            if asleep {
+                entry.rates.forget();
+            }
             !asleep
         });
+        let totals = Totals {
+            connections: u64::try_from(connections).unwrap_or(u64::MAX),
+            memory_bytes: self.sandbox.memory_bytes(),
+        };
+        if std::mem::replace(&mut *lock(&self.totals), totals) != totals {
+            self.link.send(&FromWorker::Totals(totals), &[])?;
+        }
         changed
             .chunks(ROWS_PER_REPORT)
             .try_for_each(|rows| self.link.send(&FromWorker::Stats { rows: rows.to_vec() }, &[]))
@@ -290,7 +306,9 @@ impl Entry {
             failed: AtomicU64::new(0),
             fuel: AtomicU64::new(0),
             crashed: AtomicU64::new(0),
+            failures: Mutex::default(),
             times: Times::default(),
+            rates: Rates::default(),
             last_error: Mutex::default(),
             reported: Mutex::new(CellStats {
                 cell: name.as_str().to_owned(),
@@ -309,8 +327,9 @@ impl Entry {
     pub(super) fn count(&self, status: Status, fuel: u64, message: &[u8]) {
         self.calls.fetch_add(1, Relaxed);
         self.fuel.fetch_add(fuel, Relaxed);
-        if !matches!(status, Status::Ok | Status::Rejected) {
+        if let Some(cause) = Cause::of(status) {
             self.failed.fetch_add(1, Relaxed);
+            *lock(&self.failures).entry(cause).or_default() += 1;
             let crashed = matches!(
                 status,
                 Status::Trapped | Status::Exited | Status::OverLimit | Status::BadReply
@@ -341,15 +360,23 @@ impl Entry {
     fn stats(&self) -> CellStats {
         let cell = self.serving().and_then(|serving| serving.loaded());
         let (p50_us, p99_us) = self.times.percentiles(cell.is_some());
+        let (timed, timed_us) = self.times.sums();
+        let (calls, fuel) = (self.calls.load(Relaxed), self.fuel.load(Relaxed));
+        let (calls_per_s, fuel_per_s) = self.rates.look(calls, fuel);
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         CellStats {
             cell: self.name.as_str().to_owned(),
-            calls: self.calls.load(Relaxed),
+            calls,
             failed: self.failed.load(Relaxed),
-            fuel: self.fuel.load(Relaxed),
+            fuel,
             instances: cell.as_ref().map_or(0, |cell| count(cell.instances())),
             waiting: cell.as_ref().map_or(0, |cell| count(cell.waiting())),
             crashed: self.crashed.load(Relaxed),
+            failures: lock(&self.failures).clone(),
+            calls_per_s,
+            fuel_per_s,
+            timed,
+            timed_us,
             memory_bytes: cell.as_ref().map_or(0, |cell| cell.memory_bytes()),
             p50_us,
             p99_us,
@@ -444,4 +471,38 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::PACKET_BYTES_MAX;
+
+    #[test]
+    fn the_longest_rows_fit_a_packet() {
+        let words = "\u{10ffff}".repeat(1000);
+        let most = u64::MAX;
+        let row = CellStats {
+            cell: "c".repeat(cell_abi::limits::NAME_BYTES_MAX),
+            calls: most,
+            failed: most,
+            fuel: most,
+            instances: most,
+            waiting: most,
+            crashed: most,
+            failures: Cause::all().map(|cause| (cause, most)).collect(),
+            memory_bytes: most,
+            calls_per_s: 1.0e300 / 3.0,
+            fuel_per_s: 1.0e300 / 3.0,
+            p50_us: most,
+            p99_us: most,
+            timed: most,
+            timed_us: most,
+            last_error: Some(shortened(&words)),
+            resting: Some(shortened(&words)),
+        };
+        let report = FromWorker::Stats { rows: vec![row; ROWS_PER_REPORT] };
+        let bytes = serde_json::to_vec(&report).unwrap().len();
+        assert!(bytes <= PACKET_BYTES_MAX, "{bytes}");
+    }
 }

@@ -11,6 +11,7 @@ mod event_loop;
 pub(crate) mod limits;
 mod log;
 mod purse;
+mod rates;
 mod run_queue;
 mod state;
 mod times;
@@ -236,7 +237,7 @@ impl Reporter {
             thread::sleep(REPORT_EVERY);
             let mut sent = self.worker.purses.report();
             if round.is_multiple_of(12) {
-                sent = sent.and_then(|()| self.worker.cells.report());
+                sent = sent.and_then(|()| self.worker.cells.report(self.connections.load(Relaxed)));
                 self.worker.cells.stop_idle();
             }
             idle = if self.connections.load(Relaxed) == 0 { idle + 1 } else { 0 };

@@ -1,5 +1,6 @@
 //! How long a cell's calls took lately. Nothing is kept for a cell that nobody calls.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,12 @@ pub(super) const TIME_US_MAX: u64 = 3_600_000_000;
 
 /// Times of the calls of one cell.
 #[derive(Debug, Default)]
-pub(super) struct Times(Mutex<Option<Box<Recent>>>);
+pub(super) struct Times {
+    recent: Mutex<Option<Box<Recent>>>,
+    /// Of all calls since the worker started: how many, and their time in microseconds.
+    count: AtomicU64,
+    sum_us: AtomicU64,
+}
 
 #[derive(Debug)]
 struct Recent {
@@ -24,6 +30,8 @@ struct Recent {
 impl Times {
     pub(super) fn record(&self, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
+        self.count.fetch_add(1, Relaxed);
+        self.sum_us.fetch_add(micros.min(TIME_US_MAX), Relaxed);
         let mut recent = self.lock();
         if recent.is_none() {
             *recent = Recent::new();
@@ -51,8 +59,13 @@ impl Times {
         (all.value_at_quantile(0.5), all.value_at_quantile(0.99))
     }
 
+    /// How many calls there were since the worker started, and the sum of their times in microseconds.
+    pub(super) fn sums(&self) -> (u64, u64) {
+        (self.count.load(Relaxed), self.sum_us.load(Relaxed))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<Box<Recent>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -87,6 +100,7 @@ mod tests {
         let (p50, p99) = times.percentiles(true);
         assert!((495..=505).contains(&p50) && (980..=1000).contains(&p99), "{p50} {p99}");
         times.record(Duration::from_secs(100_000));
+        assert_eq!(times.sums(), (1001, 500_500 + TIME_US_MAX));
         assert_eq!(times.percentiles(false), (0, 0));
         assert!(times.lock().is_none(), "a cell that sleeps keeps nothing");
     }

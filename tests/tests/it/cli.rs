@@ -16,6 +16,7 @@ const COMMANDS: &[&[&str]] = &[
     &["call"],
     &["run"],
     &["ps"],
+    &["top"],
     &["logs"],
     &["inspect"],
     &["id"],
@@ -135,7 +136,7 @@ fn json_for_machines() {
         assert_eq!(ran.stdout.lines().count(), 1, "{arguments:?}: {}", ran.stdout);
         ran.json()
     };
-    assert_eq!(one_line(&["ps"]), Value::Array(Vec::new()));
+    assert_eq!(one_line(&["ps"]), serde_json::json!({ "nucleus": null, "cells": [] }));
     assert_eq!(one_line(&["id"])["owner"].as_str().map(str::len), Some(64));
     let nucleus = Nucleus::up(&home);
     nucleus.deploy("hello");
@@ -148,7 +149,7 @@ fn json_for_machines() {
         (ran.expect(0).stdout.as_str(), ran.stderr.as_str()),
         ("{\"text\":\"Hello, Bob!\"}\n", "")
     );
-    let rows = one_line(&["ps"]);
+    let rows = one_line(&["ps"])["cells"].clone();
     assert_eq!((&rows[0]["cell"], &rows[0]["state"]), (&"hello".into(), &"live".into()));
     let inspected = one_line(&["inspect", "hello"]);
     assert_eq!(

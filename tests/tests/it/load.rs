@@ -261,8 +261,9 @@ fn sleepers_cost_little() {
         nucleus.put(&name, &wat::manifest(&name, ""), &wasm);
     }
     eventually("all are live", || {
-        let rows = nucleus.cell(["ps", "--json"]).expect(0).json();
-        let live = rows.as_array().unwrap().iter().filter(|row| row["state"] == "live").count();
+        let shown = nucleus.cell(["ps", "--json"]).expect(0).json();
+        let live =
+            shown["cells"].as_array().unwrap().iter().filter(|row| row["state"] == "live").count();
         (live as u64 == CELLS + 1).then_some(())
     });
     let after = daemon.resident_kib() + worker.resident_kib();
