@@ -259,6 +259,10 @@ fn requests_that_are_none() {
     check(padded(REQUEST_BYTES_MAX).as_bytes(), 200);
     check(padded(REQUEST_BYTES_MAX + 1).as_bytes(), 431);
     check(&vec![b'x'; REQUEST_BYTES_MAX * 4], 431);
+    // More after a request than is thrown away: it is not taken.
+    let mut stream = connect(&nucleus);
+    stream.write_all(GET.as_bytes()).unwrap();
+    assert!(stream.write_all(&vec![b'x'; 4 << 20]).is_err());
     // One that hangs up in the middle harms nobody.
     for length in [0, 1, 20] {
         connect(&nucleus).write_all(&GET.as_bytes()[..length]).unwrap();
