@@ -149,7 +149,7 @@ impl Home {
     #[track_caller]
     pub fn row(&self, name: &str) -> Option<Value> {
         let shown = self.cell(["ps", "--json"]).expect(0).json();
-        let rows = shown["cells"].as_array().expect("ps gives rows");
+        let rows = shown.as_array().expect("ps gives rows");
         rows.iter().find(|row| row["cell"] == name).cloned()
     }
 

@@ -13,7 +13,8 @@ use crate::link::CellStats;
 pub(crate) fn run(global: &Global, output: &Output) -> anyhow::Result<Exit> {
     let home = global.home()?;
     let snapshot = look(&home)?;
-    output.result(&snapshot, &table(&snapshot.cells));
+    // Machines get the rows alone; what all of them share, `cell top --json` has.
+    output.result(&snapshot.cells, &table(&snapshot.cells));
     match &snapshot.nucleus {
         None => output.note("no nucleus is running; start it with `cell up`"),
         Some(nucleus) if !nucleus.walls_missing.is_empty() => {

@@ -149,7 +149,7 @@ fn json_for_machines() {
         (ran.expect(0).stdout.as_str(), ran.stderr.as_str()),
         ("{\"text\":\"Hello, Bob!\"}\n", "")
     );
-    let rows = one_line(&["ps"])["cells"].clone();
+    let rows = one_line(&["ps"]);
     assert_eq!((&rows[0]["cell"], &rows[0]["state"]), (&"hello".into(), &"live".into()));
     let inspected = one_line(&["inspect", "hello"]);
     assert_eq!(
