@@ -136,7 +136,7 @@ fn json_for_machines() {
         assert_eq!(ran.stdout.lines().count(), 1, "{arguments:?}: {}", ran.stdout);
         ran.json()
     };
-    assert_eq!(one_line(&["ps"]), serde_json::json!({ "nucleus": null, "cells": [] }));
+    assert_eq!(one_line(&["ps"]), serde_json::json!([]));
     assert_eq!(one_line(&["id"])["owner"].as_str().map(str::len), Some(64));
     let nucleus = Nucleus::up(&home);
     nucleus.deploy("hello");

@@ -89,7 +89,9 @@ fn callers_take_turns() {
         waited.push(answered.load(Relaxed) - before);
     }
     println!("the other's calls waited for {waited:?} of the greedy one's");
-    assert!(waited.iter().all(|waited| *waited <= 4), "{waited:?}");
+    // One runs and one may be next; what the greedy one had not read yet is counted as well. In the
+    // order in which they came, the first would have waited for all that were sent before it.
+    assert!(waited.iter().all(|waited| *waited <= 16), "{waited:?}");
     greedy.join().unwrap();
     nucleus.down();
 }
