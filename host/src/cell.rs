@@ -172,6 +172,14 @@ impl Cell {
         before - after
     }
 
+    /// Since when its longest idle instance is known to be idle, if it has one: `Some(None)` for one
+    /// that was used since [`stop_idle`](Self::stop_idle) looked last.
+    pub fn idle_since(&self) -> Option<Option<Instant>> {
+        let instances = self.idle_instances();
+        let oldest = instances.iter().filter_map(|instance| instance.idle_since).min();
+        (!instances.is_empty()).then_some(oldest)
+    }
+
     /// Lets calls in flight end and keeps no instance after them.
     ///
     /// Must be called when a cell is removed or replaced: idle instances hold the cell alive.
@@ -239,7 +247,13 @@ impl Cell {
     }
 
     async fn start(self: &Arc<Self>) -> Result<Box<Instance>, (Status, Vec<u8>)> {
-        match Instance::start(self).await {
+        let mut started = Instance::start(self).await;
+        while matches!(started, Err(LoadError::NoSlot | LoadError::NoMemory))
+            && self.services.make_room()
+        {
+            started = Instance::start(self).await;
+        }
+        match started {
             Ok(instance) => {
                 self.starts.succeeded();
                 Ok(instance)

@@ -40,10 +40,16 @@ pub type Resolving<'a> = Pin<Box<dyn Future<Output = Result<Arc<Cell>, Status>> 
 
 /// Implemented by the program that embeds the sandbox.
 ///
-/// Both methods are called from within guests' host calls: they must not block.
+/// Its methods are called from within guests' host calls: they must not block.
 pub trait Services: Debug + Send + Sync + 'static {
     /// The cell with this name, or the status its caller gets.
     fn resolve<'a>(&'a self, name: &'a CellName) -> Resolving<'a>;
+
+    /// Destroys idle instances of other cells, because a cell needs one and there is no slot or no
+    /// memory for it; `false` if there is none to destroy.
+    fn make_room(&self) -> bool {
+        false
+    }
 
     /// Takes one line of a cell's log: at most `LOG_LINE_BYTES_MAX` bytes, unescaped, no newline.
     fn log(&self, cell: &CellName, level: LogLevel, line: &[u8]);

@@ -26,6 +26,9 @@ pub(super) const LAST_ERROR_CHARS_MAX: usize = 150;
 /// Cells per message of statistics, so that it fits a packet of the link.
 const ROWS_PER_REPORT: usize = 70;
 
+/// Cells that lose their idle instances when another one needs a slot or memory.
+const CELLS_STOPPED_AT_ONCE: usize = 32;
+
 /// The table that sockets and calls between cells look into.
 #[derive(Debug)]
 pub(super) struct Cells {
@@ -282,6 +285,24 @@ impl Services for Cells {
             let serving = entry.serving().ok_or(Status::Gone)?;
             serving.cell(self).await.map_err(|(status, _)| status)
         })
+    }
+
+    /// Of the cells with idle instances, those that were used longest ago lose them, some at once: it
+    /// takes a look at every cell that is awake.
+    fn make_room(&self) -> bool {
+        let mut idle: Vec<_> = lock(&self.awake)
+            .values()
+            .filter_map(|entry| entry.serving()?.loaded())
+            .filter_map(|cell| Some((cell.idle_since()?, cell)))
+            .collect();
+        // Those that are not known to have been idle at the last look come last.
+        idle.sort_by_key(|(since, _)| (since.is_none(), *since));
+        let stopped: usize = idle
+            .iter()
+            .take(CELLS_STOPPED_AT_ONCE)
+            .map(|(_, cell)| cell.stop_idle(Duration::ZERO))
+            .sum();
+        stopped > 0
     }
 
     fn log(&self, cell: &CellName, level: LogLevel, line: &[u8]) {

@@ -331,3 +331,25 @@ fn a_worker_that_hangs_is_replaced() {
     assert_eq!(client.call_raw(&slot, b"hi", CallOptions::default()).unwrap().bytes(), b"hi");
     nucleus.down();
 }
+
+/// More cells are called than a worker has slots for instances: those that idle make room. The first
+/// cell beyond the slots was once told that it is busy, for as long as the others' instances idled.
+#[test]
+fn idle_instances_make_room() {
+    const CELLS: u32 = 1200;
+    let nucleus = Nucleus::new();
+    let wasm = wat::compile(&wat::cell("", wat::ECHO));
+    for number in 0..CELLS {
+        let name = format!("c{number}");
+        nucleus.put(&name, &wat::manifest(&name, "idle_s = 600"), &wasm);
+    }
+    for number in 0..CELLS {
+        let name = format!("c{number}");
+        eventually("it is live", || nucleus.socket(&name).exists().then_some(()));
+        let mut client = nucleus.client(&name);
+        let slot = client.open_raw("run").unwrap();
+        let reply = client.call_raw(&slot, b"hi", CallOptions::default());
+        assert_eq!(reply.unwrap_or_else(|error| panic!("{name}: {error}")).bytes(), b"hi");
+    }
+    nucleus.down();
+}
