@@ -64,10 +64,11 @@ pub(crate) fn measure(
             );
             let (floor, ours) = compare(plan, &mut floor, &mut ours, || {})?;
             let work = format!("call beside {cells} sleeping");
+            // Unpinned, where the kernel happens to put the two processes is all that is seen.
             let target = Target { text: "p50 ≤ 1.10x", is_met: |row| row.ratio() <= 1.10 };
             report.add(
                 Row::new(work, mode.to_string(), Unit::Nanoseconds, floor, ours)
-                    .with_target(Some(target)),
+                    .with_target((mode == Mode::OneCore).then_some(target)),
             );
         }
         greedy(plan, &alone, mode, report)?;

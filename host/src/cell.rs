@@ -172,12 +172,9 @@ impl Cell {
         before - after
     }
 
-    /// Since when its longest idle instance is known to be idle, if it has one: `Some(None)` for one
-    /// that was used since [`stop_idle`](Self::stop_idle) looked last.
-    pub fn idle_since(&self) -> Option<Option<Instant>> {
-        let instances = self.idle_instances();
-        let oldest = instances.iter().filter_map(|instance| instance.idle_since).min();
-        (!instances.is_empty()).then_some(oldest)
+    /// Whether it has an instance that serves no call.
+    pub fn has_idle(&self) -> bool {
+        !self.idle_instances().is_empty()
     }
 
     /// Lets calls in flight end and keeps no instance after them.
@@ -247,9 +244,10 @@ impl Cell {
     }
 
     async fn start(self: &Arc<Self>) -> Result<Box<Instance>, (Status, Vec<u8>)> {
+        let first = self.instances() == 0;
         let mut started = Instance::start(self).await;
         while matches!(started, Err(LoadError::NoSlot | LoadError::NoMemory))
-            && self.services.make_room()
+            && self.services.make_room(first)
         {
             started = Instance::start(self).await;
         }

@@ -47,7 +47,11 @@ pub trait Services: Debug + Send + Sync + 'static {
 
     /// Destroys idle instances of other cells, because a cell needs one and there is no slot or no
     /// memory for it; `false` if there is none to destroy.
-    fn make_room(&self) -> bool {
+    ///
+    /// For a cell's `first` instance more may go than for one more beside others: a cell that takes
+    /// every slot must not take its neighbours' last ones.
+    fn make_room(&self, first: bool) -> bool {
+        let _ = first;
         false
     }
 

@@ -116,7 +116,7 @@ impl Call {
     fn end(self, lease: Lease, outcome: Outcome, reservation: Reservation) -> Ended {
         reservation.pay(&self.meter, outcome.fuel, &outcome.callees);
         self.entry.count(outcome.status, outcome.own_fuel().0, &outcome.message);
-        self.entry.time(self.started.elapsed());
+        self.entry.time(self.started, Instant::now());
         self.cells.count_callees(&outcome.callees);
         let mut header = reply_header(&self.header, outcome.status, outcome.fuel);
         let payload = match outcome.status {

@@ -29,6 +29,11 @@ const ROWS_PER_REPORT: usize = 70;
 /// Cells that lose their idle instances when another one needs a slot or memory.
 const CELLS_STOPPED_AT_ONCE: usize = 32;
 
+/// How long a cell must not have been called to lose its idle instances to another cell's first one,
+/// and to one more of a cell that has some.
+const UNUSED_MIN: Duration = Duration::from_millis(100);
+const UNUSED_LONG: Duration = Duration::from_secs(10);
+
 /// The table that sockets and calls between cells look into.
 #[derive(Debug)]
 pub(super) struct Cells {
@@ -287,22 +292,22 @@ impl Services for Cells {
         })
     }
 
-    /// Of the cells with idle instances, those that were used longest ago lose them, some at once: it
+    /// Of the cells with idle instances, those that were called longest ago lose them, some at once: it
     /// takes a look at every cell that is awake.
-    fn make_room(&self) -> bool {
+    fn make_room(&self, first: bool) -> bool {
+        let (now, unused_min) = (Instant::now(), if first { UNUSED_MIN } else { UNUSED_LONG });
         let mut idle: Vec<_> = lock(&self.awake)
             .values()
-            .filter_map(|entry| entry.serving()?.loaded())
-            .filter_map(|cell| Some((cell.idle_since()?, cell)))
+            .filter_map(|entry| Some((entry.times.last(), entry.serving()?.loaded()?)))
+            .filter(|(called, cell)| {
+                // One that was called by other cells only was never called, as it seems from here.
+                let unused = called.map(|called| now.saturating_duration_since(called));
+                unused.is_none_or(|unused| unused >= unused_min) && cell.has_idle()
+            })
             .collect();
-        // Those that are not known to have been idle at the last look come last.
-        idle.sort_by_key(|(since, _)| (since.is_none(), *since));
-        let stopped: usize = idle
-            .iter()
-            .take(CELLS_STOPPED_AT_ONCE)
-            .map(|(_, cell)| cell.stop_idle(Duration::ZERO))
-            .sum();
-        stopped > 0
+        idle.sort_by_key(|(called, _)| *called);
+        let victims = idle.iter().take(CELLS_STOPPED_AT_ONCE);
+        victims.map(|(_, cell)| cell.stop_idle(Duration::ZERO)).sum::<usize>() > 0
     }
 
     fn log(&self, cell: &CellName, level: LogLevel, line: &[u8]) {
@@ -363,8 +368,8 @@ impl Entry {
     }
 
     /// Counts how long a call took that ran.
-    pub(super) fn time(&self, time: Duration) {
-        self.times.record(time);
+    pub(super) fn time(&self, started: Instant, ended: Instant) {
+        self.times.record(started, ended);
     }
 
     fn last_error(&self, text: &str) {

@@ -25,10 +25,13 @@ struct Recent {
     now: Histogram<u32>,
     before: Histogram<u32>,
     since: Instant,
+    /// When the last call ended.
+    last: Instant,
 }
 
 impl Times {
-    pub(super) fn record(&self, time: Duration) {
+    pub(super) fn record(&self, started: Instant, ended: Instant) {
+        let time = ended.saturating_duration_since(started);
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
         self.count.fetch_add(1, Relaxed);
         self.sum_us.fetch_add(micros.min(TIME_US_MAX), Relaxed);
@@ -38,6 +41,7 @@ impl Times {
         }
         if let Some(recent) = recent.as_mut() {
             recent.now.saturating_record(micros);
+            recent.last = ended;
         }
     }
 
@@ -59,6 +63,11 @@ impl Times {
         (all.value_at_quantile(0.5), all.value_at_quantile(0.99))
     }
 
+    /// When the last call ended, as far as that is remembered.
+    pub(super) fn last(&self) -> Option<Instant> {
+        self.lock().as_ref().map(|recent| recent.last)
+    }
+
     /// How many calls there were since the worker started, and the sum of their times in microseconds.
     pub(super) fn sums(&self) -> (u64, u64) {
         (self.count.load(Relaxed), self.sum_us.load(Relaxed))
@@ -74,7 +83,7 @@ impl Recent {
     fn new() -> Option<Box<Self>> {
         let histogram = || Histogram::new_with_bounds(1, TIME_US_MAX, 2).ok();
         let (now, before) = (histogram()?, histogram()?);
-        Some(Box::new(Self { now, before, since: Instant::now() }))
+        Some(Box::new(Self { now, before, since: Instant::now(), last: Instant::now() }))
     }
 
     fn turn(&mut self) {
@@ -92,14 +101,14 @@ mod tests {
 
     #[test]
     fn percentiles_of_what_was_recorded() {
-        let times = Times::default();
+        let (times, start) = (Times::default(), Instant::now());
         assert_eq!(times.percentiles(true), (0, 0));
         for micros in 1..=1000 {
-            times.record(Duration::from_micros(micros));
+            times.record(start, start + Duration::from_micros(micros));
         }
         let (p50, p99) = times.percentiles(true);
         assert!((495..=505).contains(&p50) && (980..=1000).contains(&p99), "{p50} {p99}");
-        times.record(Duration::from_secs(100_000));
+        times.record(start, start + Duration::from_secs(100_000));
         assert_eq!(times.sums(), (1001, 500_500 + TIME_US_MAX));
         assert_eq!(times.percentiles(false), (0, 0));
         assert!(times.lock().is_none(), "a cell that sleeps keeps nothing");
