@@ -60,5 +60,5 @@ fn typed() -> Vec<Row> {
 fn main() {
     let mut rows = hostile::rows();
     rows.extend(typed());
-    hostile::run(rows, hostile::pending());
+    hostile::run(rows);
 }

@@ -49,7 +49,23 @@ fn tests(workspace: &Workspace) -> anyhow::Result<()> {
             &["test", "--release", "--workspace", "--lib", "--bins", "--tests", "--examples"],
         )?;
     }
+    hostile(workspace, &[])?;
     run("documentation tests", &["test", "--release", "--workspace", "--doc"])
+}
+
+/// Attacks a nucleus in every way of the suite, or in those that fit a word.
+pub(crate) fn hostile(workspace: &Workspace, only: &[String]) -> anyhow::Result<()> {
+    step("hostile suite", || {
+        let mut suite = workspace.command(workspace.example("hostile"));
+        suite
+            .env("CELL_BIN", workspace.binary("cell"))
+            .env("CELL_SAMPLES", workspace.samples())
+            .env_remove("RUST_BACKTRACE");
+        if let Some(only) = only.first() {
+            suite.env("CELL_HOSTILE", only);
+        }
+        machine::run(&mut suite)
+    })
 }
 
 fn deny(workspace: &Workspace) -> anyhow::Result<()> {

@@ -24,6 +24,7 @@ cargo xtask test          everything that CI runs
 cargo xtask ci            the same
 cargo xtask bench [ARGS]  build, then run the benchmark with ARGS; --help lists them
 cargo xtask limits        build, then write the table of limits into docs/SECURITY.md
+cargo xtask hostile [ROW] build, then attack a nucleus; ROW: a class (I1), or a part of a row's name
 cargo xtask fuzz [ARGS]   look for inputs that break a promise: --seconds N for each target (60),
                           --target NAME for one, --input FILE to run that again
 cargo xtask help          this text";
@@ -45,7 +46,7 @@ fn run() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let command = arguments.next().unwrap_or_else(|| "help".into());
     let rest: Vec<String> = arguments.collect();
-    if !["bench", "fuzz"].contains(&&*command) && !rest.is_empty() {
+    if !["bench", "fuzz", "hostile"].contains(&&*command) && !rest.is_empty() {
         bail!("`cargo xtask {command}` takes no arguments, and got {rest:?}");
     }
     match command.as_str() {
@@ -53,6 +54,7 @@ fn run() -> anyhow::Result<()> {
         "ci" | "test" => ci::run(&Workspace::find()?),
         "limits" => limits::write(&Workspace::find()?),
         "bench" => bench(&Workspace::find()?, &rest),
+        "hostile" => hostile(&Workspace::find()?, &rest),
         "fuzz" => fuzz::run(&Workspace::find()?, &rest),
         "help" | "--help" | "-h" => {
             say(HELP);
@@ -60,6 +62,12 @@ fn run() -> anyhow::Result<()> {
         }
         other => bail!("there is no command `{other}`\n\n{HELP}"),
     }
+}
+
+fn hostile(workspace: &Workspace, only: &[String]) -> anyhow::Result<()> {
+    workspace.build()?;
+    workspace.build_samples()?;
+    ci::hostile(workspace, only)
 }
 
 fn bench(workspace: &Workspace, arguments: &[String]) -> anyhow::Result<()> {

@@ -2,16 +2,13 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{self, Sender};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use super::Event;
+use super::{Event, accept};
 use crate::home::Home;
 use crate::link::CellStats;
 use crate::walls::Wall;
@@ -108,24 +105,10 @@ pub(crate) struct CellRow {
 
 /// Serves the socket on threads of its own.
 pub(super) fn serve(listener: UnixListener, events: Sender<Event>) -> anyhow::Result<()> {
-    let open = Arc::new(AtomicUsize::new(0));
-    thread::Builder::new().name("control".into()).spawn(move || {
-        for stream in listener.incoming().flatten() {
-            if open.fetch_add(1, Relaxed) >= CONNECTIONS_MAX {
-                open.fetch_sub(1, Relaxed);
-                continue;
-            }
-            let (events, open) = (events.clone(), Arc::clone(&open));
-            let spawned = thread::Builder::new().name("asker".into()).spawn(move || {
-                // An asker who sends garbage or hangs up ends only this thread.
-                let _ = converse(&stream, &events);
-                open.fetch_sub(1, Relaxed);
-            });
-            if spawned.is_err() {
-                return;
-            }
-        }
-    })?;
+    let next = move || listener.accept().map(|(stream, _)| stream);
+    // An asker who sends garbage or hangs up ends only its own thread.
+    let converse = move |stream| drop(converse(&stream, &events));
+    accept::serve("control", CONNECTIONS_MAX, next, drop, converse)?;
     Ok(())
 }
 

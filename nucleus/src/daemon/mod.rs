@@ -3,6 +3,7 @@
 //! Identity, ledger and lifecycle live here. Nothing here runs guest code; what a worker says is
 //! checked against what was set aside for it.
 
+mod accept;
 mod artefacts;
 mod cells;
 pub(crate) mod control;

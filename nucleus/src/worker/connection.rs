@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use cell_abi::frame::{HEADER_BYTES, HELLO_BYTES, Header, Hello, Kind, padding};
@@ -16,7 +17,7 @@ use mio::net::UnixStream;
 use super::call::{Begun, Call, Ended, Payload, refusal};
 use super::cells::{Cells, Entry};
 use super::purse::{CALLS_PER_USER_MAX, Meter, Purse};
-use super::unsent::{Segment, write_reply};
+use super::unsent::{Segment, move_out, write_reply};
 
 /// Bytes read from a socket at a time; also the size of each loop's read buffer.
 pub(super) const READ_BYTES: usize = 64 << 10;
@@ -220,7 +221,7 @@ impl Connection {
     pub(super) fn flush(&mut self) -> bool {
         while let Some(segment) = self.unsent.front_mut() {
             let sent = match segment {
-                Segment::Bytes { bytes, sent } => {
+                Segment::Bytes { bytes, sent } | Segment::Moved { bytes, sent, .. } => {
                     self.stream.write(bytes.get(*sent..).unwrap_or_default())
                 }
                 Segment::Reply { header, payload, sent, .. } => {
@@ -242,6 +243,11 @@ impl Connection {
             }
         }
         !self.closing
+    }
+
+    /// Frees the instances whose replies wait for a client that reads slowly.
+    pub(super) fn free_instances(&mut self, now: Instant, moved: &Arc<AtomicUsize>) {
+        self.unsent.iter_mut().for_each(|segment| move_out(segment, now, moved));
     }
 
     /// Whether the client is to do something: to say hello, to end a frame, or to read.

@@ -57,6 +57,8 @@ struct Shared {
     peers: OnceLock<Vec<Arc<Self>>>,
     next_peer: AtomicUsize,
     connections: Arc<AtomicUsize>,
+    /// Bytes of replies moved out of their instances, over all loops.
+    moved: Arc<AtomicUsize>,
     /// Numbers that tell connections apart, over all loops.
     callers: Arc<AtomicU64>,
 }
@@ -75,7 +77,7 @@ impl Loops {
         worker: &Arc<Worker>,
         runtime: &Handle,
     ) -> io::Result<Self> {
-        let (connections, callers) = (Arc::default(), Arc::default());
+        let (connections, moved, callers) = (Arc::default(), Arc::default(), Arc::default());
         let mut shared = Vec::new();
         let mut polls = Vec::new();
         for _ in 0..threads.max(1) {
@@ -88,6 +90,7 @@ impl Loops {
                 peers: OnceLock::new(),
                 next_peer: AtomicUsize::new(0),
                 connections: Arc::clone(&connections),
+                moved: Arc::clone(&moved),
                 callers: Arc::clone(&callers),
             }));
             polls.push(poll);
@@ -556,7 +559,8 @@ impl EventLoop {
         }
         self.watching = self.running.len() > self.free.len();
         for at in 0..self.connections.len() {
-            let Some(Some((connection, _))) = self.connections.get(at) else { continue };
+            let Some(Some((connection, _))) = self.connections.get_mut(at) else { continue };
+            connection.free_instances(now, &self.shared.moved);
             if connection.is_stalled(now) {
                 self.disconnect(at);
             } else {

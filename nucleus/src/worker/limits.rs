@@ -59,6 +59,16 @@ cell_abi::limits! {
         /// A larger one goes straight from the guest's memory.
         COPIED_REPLY_BYTES_MAX: usize;
     }
+    crate::worker::unsent {
+        /// How long a large reply stays in its instance while its client reads slowly.
+        ///
+        /// It is copied, and the instance is free for other calls.
+        IN_INSTANCE_TIME_MAX: Duration;
+        /// Bytes of slow readers' replies copied so, all connections together.
+        ///
+        /// A reply that finds no room keeps its instance, until it is sent or `SEND_TIME_MAX` is over.
+        MOVED_BYTES_MAX: usize;
+    }
     crate::worker::purse {
         /// Calls that one user may have in flight, over all connections.
         ///

@@ -7,7 +7,7 @@
 //!
 //! The classes, by letter: A processor time, B compiling and loading, C accounts, D memory and other
 //! things of the host, E logs, F stacks and traps, G files and networks, H buffers, I transport.
-//! `CELL_HOSTILE=A1` or a part of a name runs only the rows that fit, those of [`pending`] too.
+//! `CELL_HOSTILE=A1` or a part of a name runs only the rows that fit.
 #![allow(clippy::print_stdout, reason = "the table is what the suite is for")]
 
 mod accounts;
@@ -20,7 +20,6 @@ mod job;
 mod load;
 mod logs;
 mod memory;
-mod pending;
 mod places;
 mod runner;
 mod traps;
@@ -220,7 +219,7 @@ fn deploy(make: impl FnOnce() -> Vec<u8> + Send + 'static) -> Act {
     Act::Deploy(Box::new(make))
 }
 
-/// Every row but those of [`pending`], in the order of their classes.
+/// Every row, in the order of their classes.
 pub fn rows() -> Vec<Row> {
     let all = [
         cpu::rows(),
@@ -237,9 +236,4 @@ pub fn rows() -> Vec<Row> {
         found::rows(),
     ];
     all.into_iter().flatten().collect()
-}
-
-/// Rows whose answer is not yet what it must be.
-pub fn pending() -> Vec<Row> {
-    pending::rows()
 }

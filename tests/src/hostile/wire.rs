@@ -291,6 +291,14 @@ fn floods() -> Vec<Row> {
         )
         .growth(160),
         Row::of(
+            "I1",
+            "a client beside two that do not read their replies",
+            unread,
+            "Ok 7",
+            Bill::Within(5_000, 6_000),
+        )
+        .growth(24),
+        Row::of(
             "I6",
             "two hundred clients that hang up in their calls",
             hang_ups,
@@ -399,6 +407,16 @@ fn half_requests(world: &World) -> Seen {
     }
     let seen = world.call(&cell, b"four", FUEL);
     Seen::said(if seen.answer.starts_with("Ok") { "served".into() } else { seen.answer })
+}
+
+/// Those two have every instance of the cell, until their replies are moved out of the way.
+fn unread(world: &World) -> Seen {
+    let cell = world.live("call_ms_max = 2000", &echo().text());
+    let socket = world.home().socket(&cell);
+    let silent: Vec<_> = (0..2).map(|_| never_reads(&socket, &cell)).collect();
+    let seen = world.call(&cell, &7_u32.to_le_bytes(), 1_000_000);
+    drop(silent);
+    seen
 }
 
 fn ends() -> Vec<Row> {

@@ -9,16 +9,13 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::num::NonZeroU16;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{self, Sender};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
-use super::Event;
 use super::control::{Answer, Request};
+use super::{Event, accept};
 
 /// Longest head of a request, in bytes.
 pub(super) const REQUEST_BYTES_MAX: usize = 4096;
@@ -31,8 +28,6 @@ pub(super) const CONNECTIONS_MAX: usize = 8;
 
 /// How long the nucleus may take to say how the cells fare.
 pub(super) const ASK_TIME_MAX: Duration = Duration::from_secs(5);
-/// How long accepting pauses where it fails, as it does without free descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Bytes after an answer that are read and thrown away, so that closing does not destroy the answer.
 pub(super) const LEFTOVER_BYTES_MAX: usize = 64 << 10;
 
@@ -46,52 +41,26 @@ pub(super) fn serve(
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port.get())).with_context(|| {
             format!("listen at 127.0.0.1:{port}, which nucleus.toml asks for as metrics.port")
         })?;
-        accept("metrics port", events, move || listener.accept().map(|(stream, _)| stream))?;
+        listen("metrics port", events, move || listener.accept().map(|(stream, _)| stream))?;
     }
-    accept("metrics", events, move || socket.accept().map(|(stream, _)| stream))
+    listen("metrics", events, move || socket.accept().map(|(stream, _)| stream))
 }
 
-fn accept<S: Stream>(
+fn listen<S: Stream>(
     name: &str,
     events: &Sender<Event>,
     next: impl Fn() -> io::Result<S> + Send + 'static,
 ) -> anyhow::Result<()> {
     let events = events.clone();
-    let open = Arc::new(AtomicUsize::new(0));
-    thread::Builder::new().name(name.into()).spawn(move || {
-        loop {
-            let Ok(mut stream) = next() else {
-                thread::sleep(ACCEPT_PAUSE);
-                continue;
-            };
-            if open.fetch_add(1, Relaxed) >= CONNECTIONS_MAX {
-                open.fetch_sub(1, Relaxed);
-                // A fresh connection takes this much at once; nobody waits for one that does not.
-                let _ = stream.limit_writing(Duration::from_millis(1));
-                let _ = stream.write(&Page::error(503, "too many connections").bytes(true));
-                continue;
-            }
-            let (events, counted) = (events.clone(), Open(Arc::clone(&open)));
-            let spawned = thread::Builder::new().name("scraper".into()).spawn(move || {
-                let _counted = counted;
-                // A client that sends garbage or hangs up ends only this thread.
-                let _ = converse(&mut stream, &events);
-            });
-            if spawned.is_err() {
-                thread::sleep(ACCEPT_PAUSE);
-            }
-        }
-    })?;
+    let turn_away = |mut stream: S| {
+        // A fresh connection takes this much at once; nobody waits for one that does not.
+        let _ = stream.limit_writing(Duration::from_millis(1));
+        let _ = stream.write(&Page::error(503, "too many connections").bytes(true));
+    };
+    // A client that sends garbage or hangs up ends only its own thread.
+    let converse = move |mut stream: S| drop(converse(&mut stream, &events));
+    accept::serve(name, CONNECTIONS_MAX, next, turn_away, converse)?;
     Ok(())
-}
-
-/// Counts a connection for as long as it is served.
-struct Open(Arc<AtomicUsize>);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
 }
 
 /// A connection of either kind.
