@@ -7,6 +7,12 @@ cell_abi::limits! {
         /// It is killed; what it did not report is not charged.
         DOWN_TIME_MAX: Duration;
     }
+    crate::daemon::own_log {
+        /// Size of `nucleus.log`, in bytes.
+        ///
+        /// It is kept as `nucleus.log.1`, in place of the one before, and begun anew.
+        LOG_BYTES_MAX: u64;
+    }
     crate::daemon::control {
         /// Longest request at the control socket, in bytes.
         ///

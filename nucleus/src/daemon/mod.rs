@@ -10,6 +10,7 @@ pub(crate) mod control;
 mod holds;
 pub(crate) mod limits;
 mod metrics;
+mod own_log;
 mod prepare;
 mod readiness;
 mod scan;
@@ -154,6 +155,7 @@ impl Nucleus {
             }
             if ticked.elapsed() >= TICK {
                 ticked = Instant::now();
+                own_log::bound(&self.home.log());
                 self.cells.rotate_logs(&mut self.workers);
                 self.workers.restart_if_due()?;
                 self.readiness.tick(|| self.workers.is_ready() && self.cells.are_settled());
