@@ -150,7 +150,8 @@ impl Cell {
         let idle = self.idle_instances().pop();
         let instance = match idle {
             Some(instance) => instance,
-            None => self.start().await?,
+            // Seldom, so that what starting takes is not a part of every call.
+            None => Box::pin(self.start()).await?,
         };
         self.live.fetch_add(1, Relaxed);
         Ok(Lease::new(Arc::clone(self), instance, permit))

@@ -11,7 +11,7 @@ use crate::cell::{Cell, Isolation};
 use crate::error::{LoadError, classify};
 use crate::guest::{Guest, Link};
 use crate::limits::{SLICE_FUEL, START_FUEL_MAX};
-use crate::meter::{Metered, StopHandle};
+use crate::meter::{Gauge, Metered, StopHandle};
 use crate::price::{BYTE, CALL};
 use crate::turns::Permit;
 
@@ -135,8 +135,8 @@ impl Lease {
         instance.begin(spec, limit);
         // What passes the limit is seen when the call ends: it then costs the limit and no more.
         instance.owe(CALL);
-        let Instance { store, mailbox, .. } = instance;
-        match run(store, mailbox, request_bytes).await {
+        let Instance { store, gauge, stop, mailbox, .. } = instance;
+        match run((store, gauge, stop), mailbox, request_bytes).await {
             Ok(at) => match instance.range(at, request_bytes) {
                 Some(range) if at != 0 => {
                     instance.owe(u64::from(request_bytes) * BYTE);
@@ -162,14 +162,14 @@ impl Lease {
         let Some(instance) = self.instance.as_deref_mut() else {
             return Outcome::failed(Status::HostFault, "the lease has no instance");
         };
-        let Instance { store, receive, receive_json, .. } = instance;
+        let Instance { store, gauge, stop, receive, receive_json, .. } = instance;
         let function = if json { receive_json.as_ref() } else { Some(&*receive) };
         let Some(function) = function else {
             return self.settle(Status::NoJson, Vec::new());
         };
         let address = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
         let arguments = (u32::from(receptor), address(start), address(end - start));
-        match run(store, function, arguments).await {
+        match run((store, gauge, stop), function, arguments).await {
             Ok(answer) => self.settle_answer(answer),
             Err(error) => self.settle_error(&error),
         }
@@ -289,6 +289,11 @@ impl Outcome {
         self.callees.iter().fold(self.fuel, |rest, share| rest.saturating_sub(share.fuel))
     }
 
+    /// How many bytes an `Ok` reply has.
+    pub const fn reply_bytes(&self) -> usize {
+        self.reply.1 - self.reply.0
+    }
+
     /// The reject of a `Rejected` outcome.
     pub fn reject(&self) -> Option<Reject> {
         (self.status == Status::Rejected).then(|| Reject::decode(&self.message)).flatten()
@@ -298,6 +303,9 @@ impl Outcome {
 /// A started module: its store, and the exports every call uses.
 pub(crate) struct Instance {
     store: Store<Guest>,
+    /// The store's own, at hand while the store is lent to the guest.
+    gauge: Arc<Gauge>,
+    stop: StopHandle,
     memory: Memory,
     mailbox: TypedFunc<u32, u32>,
     receive: TypedFunc<(u32, u32, u32), u64>,
@@ -336,14 +344,15 @@ impl Instance {
             .get_typed_func(&mut store, "cell_receive")
             .map_err(|_| missing("cell_receive", "(i32, i32, i32) -> i64"))?;
         let receive_json = instance.get_typed_func(&mut store, "cell_receive_json").ok();
+        let (gauge, stop) = (Arc::clone(&store.data().gauge), StopHandle::new());
         if let Ok(initialize) = instance.get_typed_func::<(), ()>(&mut store, "_initialize") {
-            let (gauge, stop) = (Arc::clone(&store.data().gauge), StopHandle::new());
-            let guest = pin!(initialize.call_async(&mut store, ()));
-            Metered { guest, gauge: &gauge, stop: &stop }.await.map_err(started)?;
+            run((&mut store, &gauge, &stop), &initialize, ()).await.map_err(started)?;
         }
         let pages = memory.size(&store);
         Ok(Box::new(Self {
             store,
+            gauge,
+            stop,
             memory,
             mailbox,
             receive,
@@ -356,6 +365,7 @@ impl Instance {
     fn begin(&mut self, spec: CallSpec, limit: u64) {
         // Fuel is enabled in every engine this crate makes, so setting it cannot fail.
         let _ = arm(&mut self.store, limit + 1);
+        self.stop = spec.stop.clone();
         self.store.data_mut().call.begin(spec);
     }
 
@@ -389,7 +399,7 @@ pub(crate) fn arm(store: &mut Store<Guest>, fuel: u64) -> wasmtime::Result<()> {
 }
 
 async fn run<P, R>(
-    store: &mut Store<Guest>,
+    (store, gauge, stop): (&mut Store<Guest>, &Gauge, &StopHandle),
     function: &TypedFunc<P, R>,
     arguments: P,
 ) -> wasmtime::Result<R>
@@ -397,8 +407,6 @@ where
     P: wasmtime::WasmParams + Sync,
     R: wasmtime::WasmResults + Sync,
 {
-    let gauge = Arc::clone(&store.data().gauge);
-    let stop = store.data().call.stop.clone();
     let guest = pin!(function.call_async(store, arguments));
-    Metered { guest, gauge: &gauge, stop: &stop }.await
+    Metered { guest, gauge, stop }.await
 }

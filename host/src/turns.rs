@@ -2,7 +2,7 @@
 //!
 //! It counts permits, one for each instance that may exist; it knows no instance.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -23,7 +23,8 @@ pub(crate) struct Turns {
 #[derive(Debug, Default)]
 struct Queue {
     taken: usize,
-    by_caller: HashMap<u64, usize>,
+    /// Callers with permits, and how many each has; never more than there are permits.
+    by_caller: Vec<(u64, usize)>,
     /// Callers that wait, in the order of their turns.
     callers: VecDeque<(u64, VecDeque<oneshot::Sender<Permit>>)>,
     /// Places in the queue, those of calls that were dropped meanwhile among them.
@@ -76,7 +77,10 @@ impl Turns {
 
     fn grant(self: &Arc<Self>, queue: &mut Queue, caller: u64) -> Permit {
         queue.taken += 1;
-        *queue.by_caller.entry(caller).or_default() += 1;
+        match queue.by_caller.iter_mut().find(|(other, _)| *other == caller) {
+            Some((_, count)) => *count += 1,
+            None => queue.by_caller.push((caller, 1)),
+        }
         Permit { turns: Arc::clone(self), caller }
     }
 
@@ -84,10 +88,11 @@ impl Turns {
         let next = {
             let mut queue = self.queue();
             queue.taken -= 1;
-            if let Some(count) = queue.by_caller.get_mut(&caller) {
+            let mut counts = queue.by_caller.iter_mut().enumerate();
+            if let Some((at, (_, count))) = counts.find(|(_, (other, _))| *other == caller) {
                 *count -= 1;
                 if *count == 0 {
-                    queue.by_caller.remove(&caller);
+                    queue.by_caller.swap_remove(at);
                 }
             }
             let next = queue.next(self.share);
@@ -106,7 +111,8 @@ impl Turns {
 
 impl Queue {
     fn count(&self, caller: u64) -> usize {
-        self.by_caller.get(&caller).copied().unwrap_or(0)
+        let of = self.by_caller.iter().find(|(other, _)| *other == caller);
+        of.map_or(0, |(_, count)| *count)
     }
 
     fn push(&mut self, caller: u64, sender: oneshot::Sender<Permit>, waiting: usize) {

@@ -10,35 +10,37 @@ use cell_abi::{AccountId, Fuel, Status};
 use cell_host::{CallSpec, Lease, Outcome, StopHandle};
 
 use super::cells::{Cells, Entry, Serving};
-use super::purse::{InFlight, Meter, Purse, Reservation};
+use super::purse::{Meter, Reservation};
+
+/// Where the calls of one slot of a connection go, and who pays.
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) cells: Arc<Cells>,
+    pub(super) entry: Arc<Entry>,
+    pub(super) meter: Arc<Meter>,
+    pub(super) payer: AccountId,
+    /// Tells its connection from others, so that they take turns.
+    pub(super) caller: u64,
+}
 
 /// What a call frame asked for, with everything its future needs.
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) header: Header,
-    pub(super) cells: Arc<Cells>,
-    pub(super) entry: Arc<Entry>,
+    pub(super) route: Arc<Route>,
     pub(super) serving: Arc<Serving>,
-    pub(super) purse: Arc<Purse>,
-    pub(super) meter: Arc<Meter>,
-    pub(super) payer: AccountId,
+    pub(super) reservation: Reservation,
     /// When its frame was read.
     pub(super) started: Instant,
     pub(super) deadline: Instant,
     pub(super) stop: StopHandle,
-    /// Tells its connection from others, so that they take turns.
-    pub(super) caller: u64,
-    /// Counts the call for its user.
-    pub(super) _in_flight: InFlight,
+    /// Its instance, from when it has begun until it ends.
+    pub(super) lease: Option<Lease>,
 }
 
 /// A call that has an instance and a mailbox, and waits for its request.
 #[derive(Debug)]
-pub(super) struct Begun {
-    call: Call,
-    lease: Lease,
-    reservation: Option<Reservation>,
-}
+pub(super) struct Begun(Call);
 
 /// How a call ended: the header of its reply, and the payload.
 #[derive(Debug)]
@@ -66,22 +68,32 @@ impl Payload {
 
 impl Call {
     /// Runs a call whose request is at hand.
-    pub(super) async fn run(self, request: Vec<u8>) -> Ended {
-        match self.begin(u32::try_from(request.len()).unwrap_or(u32::MAX)).await {
-            Ok(mut begun) => {
-                begun.request_mut().copy_from_slice(&request);
-                begun.finish().await
-            }
-            Err(ended) => ended,
+    pub(super) async fn run(&mut self, request: &[u8]) -> Ended {
+        if let Err(ended) =
+            self.reserve_mailbox(u32::try_from(request.len()).unwrap_or(u32::MAX)).await
+        {
+            return ended;
         }
+        if let Some(lease) = &mut self.lease {
+            lease.request_mut().copy_from_slice(request);
+        }
+        self.finish().await
+    }
+
+    /// Gets an instance and a mailbox for a request that is still to come.
+    pub(super) async fn begin(mut self, request_bytes: u32) -> Result<Begun, Ended> {
+        self.reserve_mailbox(request_bytes).await?;
+        Ok(Begun(self))
     }
 
     /// Reserves the limit, takes an instance and asks it for a mailbox.
-    pub(super) async fn begin(self, request_bytes: u32) -> Result<Begun, Ended> {
+    // Methods of calls borrow: what they move from future to future is copied each time.
+    async fn reserve_mailbox(&mut self, request_bytes: u32) -> Result<(), Ended> {
         let limit = self.header.fuel;
-        let reservation = match until_stopped(&self.stop, self.purse.reserve(limit)).await {
+        let reserved = self.reservation.reserve(limit, self.started);
+        match until_stopped(&self.stop, reserved).await {
             Err(status) => return Err(self.refuse(status, Vec::new())),
-            Ok(Ok(reservation)) => reservation,
+            Ok(Ok(())) => {}
             Ok(Err(free)) => {
                 let message = format!(
                     "the call may burn {} ATP but the account has {} ATP; lower the limit, or see `cell ledger balance`",
@@ -90,40 +102,57 @@ impl Call {
                 );
                 return Err(self.refuse(Status::OutOfAtp, message.into_bytes()));
             }
-        };
-        let checkout = async { self.serving.cell(&self.cells).await?.checkout(self.caller).await };
-        let mut lease = match until_stopped(&self.stop, checkout).await {
-            Ok(Ok(lease)) => lease,
+        }
+        let checkout = self.serving.checkout(&self.route);
+        let lease = match until_stopped(&self.stop, checkout).await {
+            Ok(Ok(lease)) => self.lease.insert(lease),
             Ok(Err((status, message))) => return Err(self.refuse(status, message)),
             Err(status) => return Err(self.refuse(status, Vec::new())),
         };
-        let mut spec = CallSpec::new(self.payer, limit, self.deadline, self.stop.clone());
-        spec.caller = self.caller;
-        match lease.begin(spec, request_bytes).await {
-            Ok(()) => Ok(Begun { call: self, lease, reservation: Some(reservation) }),
-            Err(outcome) => Err(self.end(lease, outcome, reservation)),
+        let mut spec = CallSpec::new(self.route.payer, limit, self.deadline, self.stop.clone());
+        spec.caller = self.route.caller;
+        let begun = lease.begin(spec, request_bytes).await;
+        begun.map_err(|outcome| self.end(outcome))
+    }
+
+    /// Runs the receptor on the request that was written to the mailbox.
+    async fn finish(&mut self) -> Ended {
+        let (receptor, json) = (self.header.receptor, self.header.flags.is_json());
+        match &mut self.lease {
+            Some(lease) => {
+                let outcome = lease.finish(receptor, json).await;
+                self.end(outcome)
+            }
+            None => refusal(&self.header, Status::HostFault, Vec::new()),
         }
     }
 
     /// A reply to a call that did not run and costs nothing.
-    pub(super) fn refuse(self, status: Status, message: Vec<u8>) -> Ended {
-        self.entry.count(status, 0, &message);
+    fn refuse(&self, status: Status, message: Vec<u8>) -> Ended {
+        let Route { cells, entry, .. } = &*self.route;
+        entry.count(status, 0, &message);
         // Its code may not even be loaded.
-        self.cells.wake(&self.entry);
+        cells.wake(entry);
         refusal(&self.header, status, message)
     }
 
-    fn end(self, lease: Lease, outcome: Outcome, reservation: Reservation) -> Ended {
-        reservation.pay(&self.meter, outcome.fuel, &outcome.callees);
-        self.entry.count(outcome.status, outcome.own_fuel().0, &outcome.message);
-        self.entry.time(self.started, Instant::now());
-        self.cells.count_callees(&outcome.callees);
+    fn end(&mut self, outcome: Outcome) -> Ended {
+        let Route { cells, entry, meter, .. } = &*self.route;
+        self.reservation.pay(meter, outcome.fuel, &outcome.callees);
+        entry.count(outcome.status, outcome.own_fuel().0, &outcome.message);
+        entry.time(self.started, Instant::now());
+        cells.count_callees(&outcome.callees);
         let mut header = reply_header(&self.header, outcome.status, outcome.fuel);
-        let payload = match outcome.status {
-            Status::Ok => Payload::Leased(lease, outcome),
+        let payload_bytes = if outcome.status == Status::Ok {
+            outcome.reply_bytes()
+        } else {
+            outcome.message.len()
+        };
+        header.payload_bytes = u32::try_from(payload_bytes).unwrap_or(0);
+        let payload = match self.lease.take() {
+            Some(lease) if outcome.status == Status::Ok => Payload::Leased(lease, outcome),
             _ => Payload::Bytes(outcome.message),
         };
-        header.payload_bytes = u32::try_from(payload.bytes().len()).unwrap_or(0);
         Ended { header, payload }
     }
 }
@@ -131,34 +160,29 @@ impl Call {
 impl Begun {
     /// The instance's mailbox, as long as the request.
     pub(super) fn request_mut(&mut self) -> &mut [u8] {
-        self.lease.request_mut()
+        self.0.lease.as_mut().map(Lease::request_mut).unwrap_or_default()
     }
 
     /// The header of the frame that asked.
     pub(super) const fn header(&self) -> &Header {
-        &self.call.header
+        &self.0.header
     }
 
     /// What the task that goes on with this call is stopped by.
     pub(super) const fn limits(&self) -> (&StopHandle, Instant) {
-        (&self.call.stop, self.call.deadline)
+        (&self.0.stop, self.0.deadline)
     }
 
     /// Runs the receptor on the request that was written to the mailbox.
-    pub(super) async fn finish(mut self) -> Ended {
-        let (receptor, json) = (self.call.header.receptor, self.call.header.flags.is_json());
-        let outcome = self.lease.finish(receptor, json).await;
-        match self.reservation.take() {
-            Some(reservation) => self.call.end(self.lease, outcome, reservation),
-            None => refusal(&self.call.header, Status::HostFault, Vec::new()),
-        }
+    pub(super) async fn finish(&mut self) -> Ended {
+        self.0.finish().await
     }
 
     /// Ends a call whose request did not come; it pays for the mailbox.
     pub(super) fn abandon(mut self) {
-        let outcome = self.lease.abandon();
-        if let Some(reservation) = self.reservation.take() {
-            drop(self.call.end(self.lease, outcome, reservation));
+        if let Some(lease) = &mut self.0.lease {
+            let outcome = lease.abandon();
+            drop(self.0.end(outcome));
         }
     }
 }

@@ -11,9 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use cell_abi::{CellHash, CellName, Interface, Status};
-use cell_host::{Cell, LogLevel, ModuleInfo, Resolving, Sandbox, Services, Share};
+use cell_host::{Cell, Lease, LogLevel, ModuleInfo, Resolving, Sandbox, Services, Share};
 use tokio::sync::Notify;
 
+use super::call::Route;
 use super::log::Log;
 use super::rates::Rates;
 use super::state::{RemoteState, States};
@@ -413,15 +414,24 @@ impl Entry {
 }
 
 impl Serving {
-    /// The code, loaded; asks the nucleus for it if need be.
-    pub(super) async fn cell(
+    /// Takes an instance of the code; asks the nucleus for the code if need be.
+    pub(super) async fn checkout(
         self: &Arc<Self>,
-        cells: &Cells,
-    ) -> Result<Arc<Cell>, (Status, Vec<u8>)> {
+        route: &Route,
+    ) -> Result<Lease, (Status, Vec<u8>)> {
+        self.cell(&route.cells).await?.checkout(route.caller).await
+    }
+
+    async fn cell(self: &Arc<Self>, cells: &Cells) -> Result<Arc<Cell>, (Status, Vec<u8>)> {
         if let Code::Loaded(cell, unused) = &mut *lock(&self.code) {
             *unused = None;
             return Ok(Arc::clone(cell));
         }
+        // Seldom, so that what waiting takes is not a part of every call.
+        Box::pin(self.load(cells)).await
+    }
+
+    async fn load(self: &Arc<Self>, cells: &Cells) -> Result<Arc<Cell>, (Status, Vec<u8>)> {
         let mut waited = false;
         loop {
             let changed = self.changed.notified();

@@ -14,9 +14,9 @@ use cell_abi::{AccountId, Fingerprint, FrameError, Open, Status};
 use cell_host::StopHandle;
 use mio::net::UnixStream;
 
-use super::call::{Begun, Call, Ended, Payload, refusal};
+use super::call::{Begun, Call, Ended, Payload, Route, refusal};
 use super::cells::{Cells, Entry};
-use super::purse::{CALLS_PER_USER_MAX, Meter, Purse};
+use super::purse::{CALLS_PER_USER_MAX, Purse};
 use super::unsent::{Segment, move_out, write_reply};
 
 /// Bytes read from a socket at a time; also the size of each loop's read buffer.
@@ -45,6 +45,9 @@ const READS_PER_TURN: usize = 16;
 /// Replies up to this size are copied to be sent together; larger ones go straight from the guest.
 pub(super) const COPIED_REPLY_BYTES_MAX: usize = 16 << 10;
 
+/// Buffers that a connection keeps for replies to come, up to this size.
+const KEPT_BYTES_MAX: usize = 64 << 10;
+
 /// What the loop must do for a connection.
 #[derive(Debug)]
 pub(super) enum Task {
@@ -56,6 +59,42 @@ pub(super) enum Task {
     Finish(Begun),
 }
 
+impl Task {
+    /// What the task is stopped by.
+    pub(super) const fn limits(&self) -> (&StopHandle, Instant) {
+        match self {
+            Self::Run(call, _) | Self::Begin(call, _) => (&call.stop, call.deadline),
+            Self::Finish(begun) => begun.limits(),
+        }
+    }
+}
+
+/// What a turn works with: the loop's, lent to one connection after another.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    pub(super) buffer: &'a mut [u8],
+    /// Frames that may be handled.
+    pub(super) frames_max: usize,
+    /// What came of them.
+    pub(super) tasks: &'a mut Vec<Task>,
+    /// Memory of earlier requests.
+    pub(super) requests: &'a mut Vec<Vec<u8>>,
+    pub(super) now: Instant,
+}
+
+impl Turn<'_> {
+    fn is_full(&self) -> bool {
+        self.tasks.len() >= self.frames_max
+    }
+
+    fn keep(&mut self, request: &[u8]) -> Vec<u8> {
+        let mut kept = self.requests.pop().unwrap_or_default();
+        kept.clear();
+        kept.extend_from_slice(request);
+        kept
+    }
+}
+
 pub(super) struct Connection {
     stream: UnixStream,
     cells: Arc<Cells>,
@@ -64,7 +103,6 @@ pub(super) struct Connection {
     payer: AccountId,
     /// Tells this connection from the worker's others.
     caller: u64,
-    frames_per_turn: usize,
     last_turn_was_full: bool,
     slots: Vec<Slot>,
     greeted: bool,
@@ -77,8 +115,12 @@ pub(super) struct Connection {
     stage: Stage,
     /// Request ids and stop handles of calls in flight.
     in_flight: Vec<(u64, StopHandle)>,
+    /// Handles of calls that ended, for calls to come.
+    spare_stops: Vec<StopHandle>,
     unsent: VecDeque<Segment>,
     unsent_bytes: usize,
+    /// Memory of replies that were sent.
+    spare: Vec<u8>,
     /// Nothing more is read; closed when all is sent.
     closing: bool,
     progressed: Instant,
@@ -88,7 +130,7 @@ pub(super) struct Connection {
 struct Slot {
     receptor: u16,
     fingerprint: Fingerprint,
-    meter: Arc<Meter>,
+    route: Arc<Route>,
 }
 
 /// Where the connection is in its stream.
@@ -119,7 +161,6 @@ impl Connection {
             purse,
             payer,
             caller,
-            frames_per_turn: FRAMES_PER_TURN,
             last_turn_was_full: false,
             slots: Vec::new(),
             greeted: false,
@@ -128,8 +169,10 @@ impl Connection {
             pending: Vec::new(),
             stage: Stage::Frames,
             in_flight: Vec::new(),
+            spare_stops: Vec::new(),
             unsent: VecDeque::new(),
             unsent_bytes: 0,
+            spare: Vec::new(),
             closing: false,
             progressed: Instant::now(),
         }
@@ -140,37 +183,31 @@ impl Connection {
     }
 
     /// Reads and handles what there is, up to a turn's worth. `false`: the client is gone.
-    pub(super) fn read(
-        &mut self,
-        buffer: &mut [u8],
-        frames_max: usize,
-        tasks: &mut Vec<Task>,
-    ) -> bool {
-        self.frames_per_turn = frames_max;
-        let alive = self.read_turn(buffer, tasks);
-        self.last_turn_was_full = tasks.len() >= frames_max;
+    pub(super) fn read(&mut self, turn: &mut Turn<'_>) -> bool {
+        let alive = self.read_turn(turn);
+        self.last_turn_was_full = turn.is_full();
         alive
     }
 
-    fn read_turn(&mut self, buffer: &mut [u8], tasks: &mut Vec<Task>) -> bool {
-        if !self.handle_pending(tasks) {
+    fn read_turn(&mut self, turn: &mut Turn<'_>) -> bool {
+        if !self.handle_pending(turn) {
             return !self.closing || !self.unsent.is_empty();
         }
         for _ in 0..READS_PER_TURN {
-            if !self.readable || self.is_paused() || tasks.len() >= self.frames_per_turn {
+            if !self.readable || self.is_paused() || turn.is_full() {
                 break;
             }
             let read = match &mut self.stage {
                 Stage::Fill { begun, filled } => {
                     self.stream.read(begun.request_mut().get_mut(*filled..).unwrap_or_default())
                 }
-                _ => self.stream.read(buffer),
+                _ => self.stream.read(turn.buffer),
             };
             match read {
                 Ok(0) => return false,
                 Ok(read) => {
-                    self.progressed = Instant::now();
-                    if !self.take(read, buffer, tasks) {
+                    self.progressed = turn.now;
+                    if !self.take(read, turn) {
                         return true;
                     }
                 }
@@ -196,7 +233,9 @@ impl Connection {
     pub(super) fn end(&mut self, ended: Ended) {
         let id = ended.header.request_id;
         if let Some(at) = self.in_flight.iter().position(|(other, _)| *other == id) {
-            self.in_flight.swap_remove(at);
+            let (_, stop) = self.in_flight.swap_remove(at);
+            stop.reset();
+            self.spare_stops.push(stop);
         }
         self.queue(ended);
     }
@@ -233,8 +272,11 @@ impl Connection {
                 Ok(sent) => {
                     self.progressed = Instant::now();
                     self.unsent_bytes = self.unsent_bytes.saturating_sub(sent);
-                    if segment.advance(sent) {
-                        self.unsent.pop_front();
+                    if segment.advance(sent)
+                        && let Some(Segment::Bytes { bytes, .. }) = self.unsent.pop_front()
+                        && bytes.capacity() <= KEPT_BYTES_MAX
+                    {
+                        self.spare = bytes;
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
@@ -308,50 +350,62 @@ impl Connection {
     }
 
     /// Handles bytes that were read earlier; `false` when the connection is to be closed.
-    fn handle_pending(&mut self, tasks: &mut Vec<Task>) -> bool {
+    fn handle_pending(&mut self, turn: &mut Turn<'_>) -> bool {
         if self.pending.is_empty() {
             return !self.closing;
         }
-        let bytes = mem::take(&mut self.pending);
-        let handled = self.handle(&bytes, tasks);
-        self.keep(&bytes, handled);
+        let mut bytes = mem::take(&mut self.pending);
+        let handled = self.handle(&bytes, turn);
+        bytes.drain(..handled);
+        self.keep_pending(bytes);
         !self.closing
     }
 
     /// Handles bytes just read: `read` of them, in the buffer or in the mailbox.
-    fn take(&mut self, read: usize, buffer: &[u8], tasks: &mut Vec<Task>) -> bool {
+    fn take(&mut self, read: usize, turn: &mut Turn<'_>) -> bool {
         if let Stage::Fill { filled, .. } = &mut self.stage {
             *filled += read;
-            self.finish_if_filled(tasks);
+            self.finish_if_filled(turn.tasks);
             return true;
         }
         // A short read means that the socket is drained; the next bytes bring a new event.
-        self.readable = read == buffer.len() || self.read_closed;
-        let bytes = buffer.get(..read).unwrap_or_default();
+        self.readable = read == turn.buffer.len() || self.read_closed;
         if self.pending.is_empty() {
-            let handled = self.handle(bytes, tasks);
-            self.keep(bytes, handled);
+            // The turn's buffer is lent out while frames in it are handled.
+            let buffer = mem::take(&mut turn.buffer);
+            let bytes = buffer.get(..read).unwrap_or_default();
+            let handled = self.handle(bytes, turn);
+            let rest = bytes.get(handled..).unwrap_or_default();
+            if !self.closing {
+                self.pending.extend_from_slice(rest);
+            }
+            turn.buffer = buffer;
         } else {
             let mut joined = mem::take(&mut self.pending);
-            joined.extend_from_slice(bytes);
-            let handled = self.handle(&joined, tasks);
-            self.keep(&joined, handled);
+            joined.extend_from_slice(turn.buffer.get(..read).unwrap_or_default());
+            let handled = self.handle(&joined, turn);
+            joined.drain(..handled);
+            self.keep_pending(joined);
         }
         !self.closing
     }
 
-    fn keep(&mut self, bytes: &[u8], handled: usize) {
-        if !self.closing {
-            self.pending.extend_from_slice(bytes.get(handled..).unwrap_or_default());
+    fn keep_pending(&mut self, mut bytes: Vec<u8>) {
+        if self.closing {
+            return;
         }
+        if bytes.is_empty() && bytes.capacity() > KEPT_BYTES_MAX {
+            bytes = Vec::new();
+        }
+        self.pending = bytes;
     }
 
     /// Handles as many frames as are whole; returns how many bytes that took.
-    fn handle(&mut self, bytes: &[u8], tasks: &mut Vec<Task>) -> usize {
+    fn handle(&mut self, bytes: &[u8], turn: &mut Turn<'_>) -> usize {
         let mut at = 0;
-        while !self.is_paused() && tasks.len() < self.frames_per_turn {
+        while !self.is_paused() && !turn.is_full() {
             let rest = bytes.get(at..).unwrap_or_default();
-            let handled = match self.step(rest, tasks) {
+            let handled = match self.step(rest, turn) {
                 Ok(Some(handled)) => handled,
                 Ok(None) => break,
                 Err(error) => {
@@ -365,7 +419,7 @@ impl Connection {
     }
 
     /// One step: `None` when there are too few bytes for it.
-    fn step(&mut self, bytes: &[u8], tasks: &mut Vec<Task>) -> Result<Option<usize>, FrameError> {
+    fn step(&mut self, bytes: &[u8], turn: &mut Turn<'_>) -> Result<Option<usize>, FrameError> {
         match &mut self.stage {
             Stage::AwaitMailbox => Ok(None),
             Stage::Skip(left) => {
@@ -383,11 +437,11 @@ impl Connection {
                     to.copy_from_slice(from);
                 }
                 *filled += taken;
-                self.finish_if_filled(tasks);
+                self.finish_if_filled(turn.tasks);
                 Ok((taken > 0).then_some(taken))
             }
             Stage::Frames if !self.greeted => self.greet(bytes),
-            Stage::Frames => self.frame(bytes, tasks),
+            Stage::Frames => self.frame(bytes, turn),
         }
     }
 
@@ -402,7 +456,7 @@ impl Connection {
         Ok(Some(HELLO_BYTES))
     }
 
-    fn frame(&mut self, bytes: &[u8], tasks: &mut Vec<Task>) -> Result<Option<usize>, FrameError> {
+    fn frame(&mut self, bytes: &[u8], turn: &mut Turn<'_>) -> Result<Option<usize>, FrameError> {
         let Some((header, rest)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
             return Ok(None);
         };
@@ -410,7 +464,7 @@ impl Connection {
         let payload = usize::try_from(header.payload_bytes).unwrap_or(usize::MAX);
         let whole = whole_bytes(&header);
         if header.kind == Kind::Call && whole > BUFFERED_BYTES_MAX {
-            return Ok(Some(self.large_call(header, tasks)));
+            return Ok(Some(self.large_call(header, turn)));
         }
         if bytes.len() < whole {
             return Ok(None);
@@ -418,8 +472,11 @@ impl Connection {
         let payload = rest.get(..payload).unwrap_or_default();
         match header.kind {
             Kind::Open => self.open(&header, &Open::decode(payload)?),
-            Kind::Call => match self.call(header) {
-                Ok(call) => tasks.push(Task::Run(call, payload.to_vec())),
+            Kind::Call => match self.call(header, turn.now) {
+                Ok(call) => {
+                    let request = turn.keep(payload);
+                    turn.tasks.push(Task::Run(call, request));
+                }
                 Err(ended) => self.queue(ended),
             },
             Kind::Cancel => self.cancel(header.request_id),
@@ -432,11 +489,11 @@ impl Connection {
     }
 
     /// Starts a call whose payload is too large to buffer; handles its header only.
-    fn large_call(&mut self, header: Header, tasks: &mut Vec<Task>) -> usize {
-        match self.call(header) {
+    fn large_call(&mut self, header: Header, turn: &mut Turn<'_>) -> usize {
+        match self.call(header, turn.now) {
             Ok(call) => {
                 self.stage = Stage::AwaitMailbox;
-                tasks.push(Task::Begin(call, header.payload_bytes));
+                turn.tasks.push(Task::Begin(call, header.payload_bytes));
             }
             Err(ended) => {
                 self.skip_payload(&header);
@@ -491,14 +548,20 @@ impl Connection {
         let mut opened = refusal(asked, Status::Ok, receptor.schema.clone().into_bytes());
         opened.header.slot = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
         opened.header.receptor = number;
-        let meter = self.purse.meter(&self.entry.name);
-        self.slots.push(Slot { receptor: number, fingerprint: receptor.fingerprint, meter });
+        let route = Arc::new(Route {
+            cells: Arc::clone(&self.cells),
+            entry: Arc::clone(&self.entry),
+            meter: self.purse.meter(&self.entry.name),
+            payer: self.payer,
+            caller: self.caller,
+        });
+        self.slots.push(Slot { receptor: number, fingerprint: receptor.fingerprint, route });
         Ok(opened)
     }
 
     /// Checks a call's header against its slot and the code that serves now.
     #[expect(clippy::result_large_err, reason = "the error is the reply itself, moved once")]
-    fn call(&mut self, header: Header) -> Result<Call, Ended> {
+    fn call(&mut self, header: Header, now: Instant) -> Result<Call, Ended> {
         let refuse = |status: Status| refusal(&header, status, Vec::new());
         let slot = usize::try_from(header.slot).ok().and_then(|at| self.slots.get(at));
         let slot = slot
@@ -512,25 +575,21 @@ impl Connection {
         if header.flags.is_json() && !serving.has_json {
             return Err(refuse(Status::NoJson));
         }
-        let in_flight = self.purse.enter().ok_or_else(|| {
+        let reservation = self.purse.enter().ok_or_else(|| {
             let message = format!("this user has {CALLS_PER_USER_MAX} calls in flight");
             refusal(&header, Status::Busy, message.into_bytes())
         })?;
-        let (stop, started) = (StopHandle::new(), Instant::now());
+        let stop = self.spare_stops.pop().unwrap_or_default();
         self.in_flight.push((header.request_id, stop.clone()));
         Ok(Call {
             header,
-            cells: Arc::clone(&self.cells),
-            entry: Arc::clone(&self.entry),
-            purse: Arc::clone(&self.purse),
-            meter: Arc::clone(&slot.meter),
-            payer: self.payer,
-            started,
-            deadline: started + serving.call_time_max,
+            route: Arc::clone(&slot.route),
+            reservation,
+            started: now,
+            deadline: now + serving.call_time_max,
             serving,
             stop,
-            caller: self.caller,
-            _in_flight: in_flight,
+            lease: None,
         })
     }
 
@@ -558,9 +617,8 @@ impl Connection {
     }
 
     fn queue(&mut self, ended: Ended) {
-        let payload = ended.payload.bytes();
-        let length = HEADER_BYTES + payload.len() + padding(payload.len());
-        if payload.len() <= COPIED_REPLY_BYTES_MAX {
+        let length = whole_bytes(&ended.header);
+        if length <= COPIED_REPLY_BYTES_MAX {
             self.push(&ended.header.encode());
             // Small: the instance is free again before its reply is sent.
             self.push_payload(ended.payload.bytes());
@@ -590,7 +648,10 @@ impl Connection {
         if let Some(Segment::Bytes { bytes: last, .. }) = self.unsent.back_mut() {
             last.extend_from_slice(bytes);
         } else {
-            self.unsent.push_back(Segment::Bytes { bytes: bytes.to_vec(), sent: 0 });
+            let mut kept = mem::take(&mut self.spare);
+            kept.clear();
+            kept.extend_from_slice(bytes);
+            self.unsent.push_back(Segment::Bytes { bytes: kept, sent: 0 });
         }
     }
 }

@@ -5,10 +5,8 @@
 //! of the run queue, and sockets are looked at between any two slices.
 
 use std::collections::VecDeque;
-use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
@@ -20,10 +18,13 @@ use cell_host::limits::SLICE_FUEL;
 use mio::net::{UnixListener, UnixStream};
 use mio::{Events, Interest, Token};
 use tokio::runtime::Handle;
+use tokio_util::sync::ReusableBoxFuture;
 
 use super::call::{Begun, Ended};
 use super::cells::Entry;
-use super::connection::{Connection, FRAMES_PER_SHARED_TURN, FRAMES_PER_TURN, READ_BYTES, Task};
+use super::connection::{
+    Connection, FRAMES_PER_SHARED_TURN, FRAMES_PER_TURN, READ_BYTES, Task, Turn,
+};
 use super::run_queue::RunQueue;
 use super::{AbortOnPanic, Worker};
 use crate::link::FromWorker;
@@ -33,6 +34,8 @@ pub(super) const CONNECTIONS_MAX: usize = 4096;
 /// Fuel that calls of one connection may burn in its turn; what came with them is queued, and takes
 /// turns with other connections' calls.
 const FUEL_PER_TURN: u64 = SLICE_FUEL;
+/// Buffers that are kept for requests to come: as many as a turn may read.
+const REQUESTS_KEPT_MAX: usize = FRAMES_PER_TURN;
 /// How often deadlines, stalled connections and cancelled calls are looked at.
 const TICK: Duration = Duration::from_millis(25);
 const WAKE: Token = Token(usize::MAX);
@@ -173,19 +176,38 @@ impl Wake for TaskWaker {
 
 /// What a task's future comes to.
 enum Done {
-    Ended(Ended),
+    /// The reply, and the memory of the request.
+    Ended(Ended, Vec<u8>),
     /// A large call has its mailbox, or ended before it had one.
     Begun(Box<Result<Begun, (cell_abi::Header, Ended)>>),
+}
+
+/// A place for tasks, one after the other in the same memory.
+struct Place {
+    future: ReusableBoxFuture<'static, Done>,
+    waker: Waker,
+    /// `None` while the place is free.
+    task: Option<Running>,
 }
 
 struct Running {
     connection: usize,
     /// Tells a connection from one that had its place before.
     serial: u64,
-    future: Pin<Box<dyn Future<Output = Done> + Send>>,
     stop: StopHandle,
     deadline: Instant,
     queued: bool,
+}
+
+async fn drive(task: Task) -> Done {
+    match task {
+        Task::Run(mut call, request) => Done::Ended(call.run(&request).await, request),
+        Task::Begin(call, length) => {
+            let header = call.header;
+            Done::Begun(Box::new(call.begin(length).await.map_err(|ended| (header, ended))))
+        }
+        Task::Finish(mut begun) => Done::Ended(begun.finish().await, Vec::new()),
+    }
 }
 
 struct EventLoop {
@@ -197,14 +219,15 @@ struct EventLoop {
     connections: Vec<Option<(Connection, u64)>>,
     vacant: Vec<usize>,
     serial: u64,
-    running: Vec<Option<Running>>,
+    running: Vec<Place>,
     free: Vec<usize>,
-    wakers: Vec<Waker>,
     queue: RunQueue,
     /// Connections that ended their turn with more to do.
     turns: VecDeque<usize>,
     buffer: Vec<u8>,
     tasks: Vec<Task>,
+    /// Memory of requests that were answered.
+    requests: Vec<Vec<u8>>,
     ticked: Instant,
     /// A call or a client may run into a time limit: the loop wakes without an event.
     watching: bool,
@@ -223,11 +246,11 @@ impl EventLoop {
             serial: 0,
             running: Vec::new(),
             free: Vec::new(),
-            wakers: Vec::new(),
             queue: RunQueue::default(),
             turns: VecDeque::new(),
             buffer: vec![0; READ_BYTES],
             tasks: Vec::new(),
+            requests: Vec::new(),
             ticked: Instant::now(),
             watching: false,
         }
@@ -296,7 +319,7 @@ impl EventLoop {
     fn take_woken(&mut self) {
         let woken = std::mem::take(&mut *lock(&self.shared.woken));
         for task in woken {
-            if let Some(Some(running)) = self.running.get_mut(task)
+            if let Some(Place { task: Some(running), .. }) = self.running.get_mut(task)
                 && !running.queued
             {
                 running.queued = true;
@@ -413,7 +436,13 @@ impl EventLoop {
         let Some(Some((connection, serial))) = self.connections.get_mut(at) else { return };
         let serial = *serial;
         let mut tasks = std::mem::take(&mut self.tasks);
-        let alive = connection.read(&mut self.buffer, frames, &mut tasks);
+        let alive = connection.read(&mut Turn {
+            buffer: &mut self.buffer,
+            frames_max: frames,
+            tasks: &mut tasks,
+            requests: &mut self.requests,
+            now: Instant::now(),
+        });
         let mut burned = 0_u64;
         for task in tasks.drain(..) {
             burned += self.start(at, serial, task, burned < FUEL_PER_TURN);
@@ -448,40 +477,23 @@ impl EventLoop {
 
     /// Starts a task, and runs its first slice if it may at once; returns what that burned.
     fn start(&mut self, connection: usize, serial: u64, task: Task, at_once: bool) -> u64 {
-        let (stop, deadline, future): (_, _, Pin<Box<dyn Future<Output = Done> + Send>>) =
-            match task {
-                Task::Run(call, request) => {
-                    let (stop, deadline) = (call.stop.clone(), call.deadline);
-                    (stop, deadline, Box::pin(async move { Done::Ended(call.run(request).await) }))
-                }
-                Task::Begin(call, length) => {
-                    let (stop, deadline) = (call.stop.clone(), call.deadline);
-                    let header = call.header;
-                    let begin = async move {
-                        Done::Begun(Box::new(
-                            call.begin(length).await.map_err(|ended| (header, ended)),
-                        ))
-                    };
-                    (stop, deadline, Box::pin(begin))
-                }
-                Task::Finish(begun) => {
-                    let (stop, deadline) = begun.limits();
-                    (
-                        stop.clone(),
-                        deadline,
-                        Box::pin(async move { Done::Ended(begun.finish().await) }),
-                    )
-                }
-            };
+        let (stop, deadline) = task.limits();
+        let running =
+            Some(Running { connection, serial, stop: stop.clone(), deadline, queued: !at_once });
         let at = self.free.pop().unwrap_or(self.running.len());
-        if at == self.running.len() {
-            self.running.push(None);
-            self.wakers
-                .push(Arc::new(TaskWaker { task: at, shared: Arc::clone(&self.shared) }).into());
-        }
-        if let Some(place) = self.running.get_mut(at) {
-            let queued = !at_once;
-            *place = Some(Running { connection, serial, future, stop, deadline, queued });
+        match self.running.get_mut(at) {
+            Some(place) => {
+                place.future.set(drive(task));
+                place.task = running;
+            }
+            None => {
+                let waker = TaskWaker { task: at, shared: Arc::clone(&self.shared) };
+                self.running.push(Place {
+                    future: ReusableBoxFuture::new(drive(task)),
+                    waker: Arc::new(waker).into(),
+                    task: running,
+                });
+            }
         }
         if at_once {
             return self.poll_task(at).unwrap_or(SLICE_FUEL);
@@ -492,8 +504,8 @@ impl EventLoop {
 
     /// Goes on with a task from the run queue, and sends what came of it.
     fn advance(&mut self, task: usize) {
-        let connection =
-            self.running.get(task).and_then(Option::as_ref).map(|running| running.connection);
+        let running = self.running.get(task).and_then(|place| place.task.as_ref());
+        let connection = running.map(|running| running.connection);
         if self.poll_task(task).is_some()
             && let Some(connection) = connection
         {
@@ -503,24 +515,18 @@ impl EventLoop {
 
     /// Polls a task once; when it is done, returns what its call burned.
     fn poll_task(&mut self, task: usize) -> Option<u64> {
-        let (Some(Some(running)), Some(waker)) =
-            (self.running.get_mut(task), self.wakers.get(task))
-        else {
+        let Some(Place { future, waker, task: place }) = self.running.get_mut(task) else {
             return None;
         };
+        let running = place.as_mut()?;
         running.queued = false;
-        let Poll::Ready(done) = running.future.as_mut().poll(&mut Context::from_waker(waker))
-        else {
-            return None;
-        };
+        let (connection, serial) = (running.connection, running.serial);
+        let Poll::Ready(done) = future.poll(&mut Context::from_waker(waker)) else { return None };
         let burned = match &done {
-            Done::Ended(ended) => ended.header.fuel.0,
+            Done::Ended(ended, _) => ended.header.fuel.0,
             Done::Begun(_) => 0,
         };
-        let (connection, serial) = (running.connection, running.serial);
-        if let Some(place) = self.running.get_mut(task) {
-            *place = None;
-        }
+        *place = None;
         self.free.push(task);
         let connection = match self.connections.get_mut(connection) {
             Some(Some((connection, own))) if *own == serial => connection,
@@ -535,7 +541,12 @@ impl EventLoop {
             }
         };
         match done {
-            Done::Ended(ended) => connection.end(ended),
+            Done::Ended(ended, request) => {
+                connection.end(ended);
+                if self.requests.len() < REQUESTS_KEPT_MAX {
+                    self.requests.push(request);
+                }
+            }
             Done::Begun(begun) => match *begun {
                 Ok(begun) => connection.fill(begun),
                 Err((asked, ended)) => connection.refuse_large(&asked, ended),
@@ -548,7 +559,9 @@ impl EventLoop {
         let now = Instant::now();
         self.ticked = now;
         for at in 0..self.running.len() {
-            let Some(Some(running)) = self.running.get_mut(at) else { continue };
+            let Some(Place { task: Some(running), .. }) = self.running.get_mut(at) else {
+                continue;
+            };
             if now >= running.deadline && running.stop.status().is_none() {
                 running.stop.time_out();
             }

@@ -171,39 +171,32 @@ impl Purse {
     }
 
     /// Counts a call for as long as the result lives; `None` when the user has too many.
-    pub(super) fn enter(self: &Arc<Self>) -> Option<InFlight> {
+    pub(super) fn enter(self: &Arc<Self>) -> Option<Reservation> {
         let entered = self.calls.fetch_add(1, Relaxed) < CALLS_PER_USER_MAX;
-        let this = InFlight(Arc::clone(self));
+        let this = Reservation { purse: Arc::clone(self), limit: 0 };
         entered.then_some(this)
     }
 
-    /// Waits until the purse covers this limit, asking the nucleus for more if need be.
-    ///
-    /// Refused when the account cannot cover it even after all other calls have ended; the error
-    /// is what it could cover.
-    pub(super) async fn reserve(self: &Arc<Self>, limit: Fuel) -> Result<Reservation, Fuel> {
-        let mut asked = false;
+    async fn wait(&self, limit: Fuel, now: Instant, mut asked: bool) -> Result<(), Fuel> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             // Registered before the look, so that no change is missed in between.
             changed.as_mut().enable();
-            match self.try_reserve(limit, &mut asked) {
-                Try::Reserved => {
-                    return Ok(Reservation { purse: Arc::clone(self), limit: limit.0 });
-                }
+            match self.try_reserve(limit, now, &mut asked) {
+                Try::Reserved => return Ok(()),
                 Try::Refused(free) => return Err(Fuel(free)),
                 Try::Wait => changed.await,
             }
         }
     }
 
-    fn try_reserve(&self, limit: Fuel, asked: &mut bool) -> Try {
+    fn try_reserve(&self, limit: Fuel, now: Instant, asked: &mut bool) -> Try {
         let mut state = lock(&self.state);
         let free = state.free();
         if free >= limit.0 {
             state.reserved += limit.0;
-            state.last_call = Some(Instant::now());
+            state.last_call = Some(now);
             return Try::Reserved;
         }
         if state.asked {
@@ -239,23 +232,13 @@ impl Purse {
     }
 }
 
-/// One call in flight.
-#[derive(Debug)]
-pub(super) struct InFlight(Arc<Purse>);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.calls.fetch_sub(1, Relaxed);
-    }
-}
-
 enum Try {
     Reserved,
     Refused(u64),
     Wait,
 }
 
-/// A call's limit, set aside until the call is paid or was not run.
+/// One call in flight, and what is set aside for it until it is paid or was not run.
 #[derive(Debug)]
 pub(super) struct Reservation {
     purse: Arc<Purse>,
@@ -263,8 +246,24 @@ pub(super) struct Reservation {
 }
 
 impl Reservation {
+    /// Waits until the purse covers this limit, asking the nucleus for more if need be.
+    ///
+    /// Refused when the account cannot cover it even after all other calls have ended; the error
+    /// is what it could cover.
+    pub(super) async fn reserve(&mut self, limit: Fuel, now: Instant) -> Result<(), Fuel> {
+        let mut asked = false;
+        match self.purse.try_reserve(limit, now, &mut asked) {
+            Try::Reserved => {}
+            Try::Refused(free) => return Err(Fuel(free)),
+            // Seldom, so that what waiting takes is not a part of every call.
+            Try::Wait => Box::pin(self.purse.wait(limit, now, asked)).await?,
+        }
+        self.limit = limit.0;
+        Ok(())
+    }
+
     /// Books what the call burned: in its own cell, and in the cells it called.
-    pub(super) fn pay(mut self, own: &Meter, fuel: Fuel, callees: &[Share]) {
+    pub(super) fn pay(&mut self, own: &Meter, fuel: Fuel, callees: &[Share]) {
         let mut rest = fuel.0.min(self.limit);
         let burned = rest;
         for share in callees {
@@ -286,6 +285,7 @@ impl Drop for Reservation {
         if self.limit > 0 {
             self.purse.release(self.limit, 0);
         }
+        self.purse.calls.fetch_sub(1, Relaxed);
     }
 }
 
