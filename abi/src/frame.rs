@@ -15,6 +15,9 @@ pub const HEADER_BYTES: usize = 32;
 /// Every frame starts at a multiple of this many bytes after the hello.
 pub const FRAME_ALIGN: usize = 16;
 
+/// Feature: frames go through memory that the server makes and sends along with its hello.
+pub const FEATURE_SHARED_MEMORY: u32 = 1;
+
 const MAGIC: [u8; 4] = *b"CELL";
 
 /// Why bytes are not a hello or a frame of this protocol.

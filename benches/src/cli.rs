@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::measure::Rounds;
 use crate::placement::{Cores, Mode};
 use crate::report::Report;
-use crate::{bare, floor, house, process, socket};
+use crate::{bare, floor, house, process, shared, socket};
 
 /// With these set, every error value on a measured path walks the stack.
 const BACKTRACE_VARIABLES: [&str; 2] = ["RUST_BACKTRACE", "RUST_LIB_BACKTRACE"];
@@ -63,6 +63,9 @@ enum Part {
     /// The floor's server: echoes frames on a Unix socket.
     #[command(hide = true)]
     Echo { socket: PathBuf },
+    /// The floor's server for shared memory.
+    #[command(hide = true)]
+    Pong,
     /// Keeps one core awake.
     #[command(hide = true)]
     Spin { core: usize },
@@ -94,6 +97,9 @@ pub(crate) fn main() -> ExitCode {
     let result = match &cli.part {
         Some(Part::Echo { socket }) => {
             process::end_with_parent().and_then(|()| floor::serve(socket)).map(|()| true)
+        }
+        Some(Part::Pong) => {
+            process::end_with_parent().and_then(|()| shared::serve()).map(|()| true)
         }
         Some(Part::Spin { core }) => process::end_with_parent().and_then(|()| process::spin(*core)),
         Some(Part::Launch { command }) => process::launch(command),

@@ -59,8 +59,8 @@ pub(crate) fn measure(
         cores.pin_this_process(mode)?;
         if plan.wants("sleeping") {
             let (mut floor, mut ours) = (
-                ours::Call::new(&alone.socket(), BYTES)?,
-                ours::Call::new(&crowd.socket(), BYTES)?,
+                ours::Call::new(&alone.socket(), ours::Way::Socket, BYTES)?,
+                ours::Call::new(&crowd.socket(), ours::Way::Socket, BYTES)?,
             );
             let (floor, ours) = compare(plan, &mut floor, &mut ours, || {})?;
             let work = format!("call beside {cells} sleeping");
@@ -104,8 +104,16 @@ fn greedy(plan: &Plan, nucleus: &Nucleus, mode: Mode, report: &mut Report) -> an
         let pause = Arc::new(AtomicBool::new(true));
         let other = spawn_greedy(nucleus, steps, &stop, &pause)?;
         let socket = nucleus.socket();
-        let mut quiet = Paused { call: ours::Call::new(&socket, BYTES)?, pause: &pause, to: true };
-        let mut loud = Paused { call: ours::Call::new(&socket, BYTES)?, pause: &pause, to: false };
+        let mut quiet = Paused {
+            call: ours::Call::new(&socket, ours::Way::Socket, BYTES)?,
+            pause: &pause,
+            to: true,
+        };
+        let mut loud = Paused {
+            call: ours::Call::new(&socket, ours::Way::Socket, BYTES)?,
+            pause: &pause,
+            to: false,
+        };
         let compared = compare(plan, &mut quiet, &mut loud, || {});
         stop.store(true, Relaxed);
         let answered = other.join().map_err(|_| anyhow!("the greedy caller panicked"))??;

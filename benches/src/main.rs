@@ -15,6 +15,7 @@ mod placement;
 mod process;
 mod report;
 mod row;
+mod shared;
 mod socket;
 
 use std::process::ExitCode;

@@ -4,8 +4,10 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-use cell_client::{CallOptions, Client, Fuel, RawResponse, RawSlot, RequestId, TIMEOUT_DEFAULT};
+use anyhow::{Context as _, ensure};
+use cell_client::{
+    CallOptions, Client, Config, Fuel, RawResponse, RawSlot, RequestId, TIMEOUT_DEFAULT,
+};
 
 use crate::floor::WINDOW;
 use crate::measure::{Side, Tally};
@@ -15,8 +17,17 @@ use crate::payload::Payload;
 /// A call of 1 MiB burns a little over two million: one for each byte of request and reply.
 const OPTIONS: CallOptions = CallOptions { fuel: Fuel(5_000_000), timeout: TIMEOUT_DEFAULT };
 
-fn connect(socket: &Path) -> anyhow::Result<(Client, RawSlot)> {
-    let mut client = Client::connect(socket, "echo").context("connect to the cell")?;
+/// What the bytes go through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    Socket,
+    SharedMemory,
+}
+
+fn connect(socket: &Path, way: Way) -> anyhow::Result<(Client, RawSlot)> {
+    let config = Config { shared_memory: way == Way::SharedMemory, ..Config::default() };
+    let mut client = Client::connect_with(socket, "echo", config).context("connect to the cell")?;
+    ensure!(client.shares_memory() == config.shared_memory, "the worker shares no memory");
     let slot = client.open_raw("echo").context("open the receptor")?;
     Ok((client, slot))
 }
@@ -37,8 +48,8 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    pub(crate) fn new(socket: &Path, payload: usize) -> anyhow::Result<Self> {
-        let (client, slot) = connect(socket)?;
+    pub(crate) fn new(socket: &Path, way: Way, payload: usize) -> anyhow::Result<Self> {
+        let (client, slot) = connect(socket, way)?;
         Ok(Self { client, slot, payload: Payload::new(payload) })
     }
 
@@ -81,8 +92,8 @@ pub(crate) struct Pipelined {
 }
 
 impl Pipelined {
-    pub(crate) fn new(socket: &Path, payload: usize) -> anyhow::Result<Self> {
-        let (client, slot) = connect(socket)?;
+    pub(crate) fn new(socket: &Path, way: Way, payload: usize) -> anyhow::Result<Self> {
+        let (client, slot) = connect(socket, way)?;
         Ok(Self {
             client,
             slot,

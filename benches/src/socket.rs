@@ -10,11 +10,12 @@ use anyhow::{Context as _, bail};
 use crate::cli::Plan;
 use crate::measure::compare;
 use crate::nucleus::Nucleus;
+use crate::ours::Way;
 use crate::placement::{Cores, Mode};
 use crate::process::{Process, Spinners};
 use crate::report::Report;
 use crate::row::{Row, Target, Unit};
-use crate::{floor, ours};
+use crate::{floor, ours, shared};
 
 /// How long the floor's server may take to start.
 const START_TIME_MAX: Duration = Duration::from_secs(10);
@@ -28,7 +29,7 @@ pub(crate) fn measure(
     cores: &Cores,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let works: Vec<_> = works().into_iter().filter(|work| plan.wants(&work.name())).collect();
+    let works: Vec<_> = works(mode).into_iter().filter(|work| plan.wants(&work.name())).collect();
     if works.is_empty() {
         return Ok(());
     }
@@ -86,11 +87,20 @@ impl Stage {
 enum Work {
     Call(usize, &'static str),
     Pipelined(usize, &'static str),
+    /// A call through shared memory.
+    Shared,
+    SharedPipelined,
 }
 
-fn works() -> Vec<Work> {
+fn works(mode: Mode) -> Vec<Work> {
     let calls = SIZES.map(|(bytes, text)| Work::Call(bytes, text));
-    calls.into_iter().chain(SIZES.map(|(bytes, text)| Work::Pipelined(bytes, text))).collect()
+    let pipelined = SIZES.map(|(bytes, text)| Work::Pipelined(bytes, text));
+    let mut works: Vec<_> = calls.into_iter().chain(pipelined).collect();
+    // Two sides that look for each other's bytes cannot on one core.
+    if mode != Mode::OneCore {
+        works.extend([Work::Shared, Work::SharedPipelined]);
+    }
+    works
 }
 
 impl Work {
@@ -98,6 +108,8 @@ impl Work {
         match self {
             Self::Call(_, size) => format!("unix call {size}"),
             Self::Pipelined(_, size) => format!("unix {} in flight {size}", floor::WINDOW),
+            Self::Shared => "shared memory call 64 B".into(),
+            Self::SharedPipelined => format!("shared memory {} in flight 64 B", floor::WINDOW),
         }
     }
 
@@ -112,13 +124,23 @@ impl Work {
         let (bytes, unit, (floor, ours)) = match self {
             Self::Call(bytes, _) => {
                 let (mut floor, mut ours) =
-                    (floor::Call::new(echo, bytes)?, ours::Call::new(&cell, bytes)?);
+                    (floor::Call::new(echo, bytes)?, ours::Call::new(&cell, Way::Socket, bytes)?);
                 (bytes, Unit::Nanoseconds, compare(plan, &mut floor, &mut ours, after_slice)?)
             }
             Self::Pipelined(bytes, _) => {
-                let (mut floor, mut ours) =
-                    (floor::Pipelined::new(echo, bytes)?, ours::Pipelined::new(&cell, bytes)?);
+                let mut floor = floor::Pipelined::new(echo, bytes)?;
+                let mut ours = ours::Pipelined::new(&cell, Way::Socket, bytes)?;
                 (bytes, Unit::CallsPerSecond, compare(plan, &mut floor, &mut ours, after_slice)?)
+            }
+            Self::Shared => {
+                let mut floor = shared::PingPong::new()?;
+                let mut ours = ours::Call::new(&cell, Way::SharedMemory, 64)?;
+                (64, Unit::Nanoseconds, compare(plan, &mut floor, &mut ours, after_slice)?)
+            }
+            Self::SharedPipelined => {
+                let mut floor = floor::Pipelined::new(echo, 64)?;
+                let mut ours = ours::Pipelined::new(&cell, Way::SharedMemory, 64)?;
+                (64, Unit::CallsPerSecond, compare(plan, &mut floor, &mut ours, after_slice)?)
             }
         };
         Ok(Row::new(self.name(), mode.to_string(), unit, floor, ours)
@@ -136,6 +158,10 @@ impl Work {
             (Self::Call(0x10_0000, _), Mode::OneCore) => Some(Target {
                 text: "≥ 0.9x of the bandwidth",
                 is_met: |row| row.ratio() <= 1.0 / 0.9,
+            }),
+            (Self::Shared, Mode::Plain) => Some(Target {
+                text: "p50 ≤ 300 ns, ≤ 2x",
+                is_met: |row| row.ours.p50 <= 300.0 && row.ratio() <= 2.0,
             }),
             (Self::Pipelined(64, _), Mode::Plain) => {
                 Some(Target { text: "≥ 1 M calls/s", is_met: |row| row.ours.p50 >= 1e6 })

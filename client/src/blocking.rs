@@ -41,7 +41,7 @@ impl Client {
     /// Connects to the socket of the cell with this name, with the default [`Config`].
     ///
     /// Nothing is sent before the first [`open`](Self::open), so a nucleus of another version is
-    /// found then.
+    /// found then; but where memory is to be shared, it is asked for here.
     pub fn connect(path: impl AsRef<Path>, cell: &str) -> Result<Self, Error> {
         Self::connect_with(path, cell, Config::default())
     }
@@ -58,8 +58,12 @@ impl Client {
     }
 
     fn new(stream: UnixStream, cell: CellName, config: Config) -> Result<Self, Error> {
+        let mut link = Link::new(stream, config).map_err(|error| Error::Io(error.kind()))?;
+        if config.shared_memory {
+            link.share_memory(config)?;
+        }
         Ok(Self {
-            link: Link::new(stream, config).map_err(|error| Error::Io(error.kind()))?,
+            link,
             cell,
             connection: ConnectionId::next(),
             config,
@@ -173,6 +177,11 @@ impl Client {
     /// Takes a reply back, so that its memory holds a later one.
     pub fn recycle(&mut self, reply: impl Into<AlignedVec>) {
         self.link.session.inbox.recycle(reply.into());
+    }
+
+    /// Whether frames go through memory that the server shares.
+    pub const fn shares_memory(&self) -> bool {
+        self.link.shares_memory()
     }
 
     /// The cell this connection leads to.

@@ -23,6 +23,8 @@ mod link;
 mod options;
 mod outbox;
 mod response;
+#[doc(hidden)]
+pub mod ring;
 mod session;
 mod slot;
 #[cfg(feature = "tokio")]

@@ -33,6 +33,16 @@ cell_abi::limits! {
         /// A larger one is given back.
         SCRATCH_BYTES_MAX: usize;
     }
+    crate::ring {
+        /// Bytes that shared memory holds in each direction.
+        ///
+        /// Who writes more waits until the other side has read some.
+        RING_BYTES: usize;
+        /// Longest time a side looks for its peer's bytes in shared memory.
+        ///
+        /// It sleeps until the peer wakes it.
+        SPIN_TIME_MAX: Duration;
+    }
     crate::link {
         /// Longest timeout that is asked of the system.
         ///

@@ -1,24 +1,30 @@
 //! The blocking side of a connection: moves a session's bytes through a socket, with deadlines.
 //!
 //! Writes never block: when the socket takes no more, both directions are waited for, so that two
-//! sides that write to each other cannot lock up. A plain call is one `send`, one `poll` of the
-//! socket and an alarm, and one `recv`. The wait itself has no timeout, although `SO_RCVTIMEO`
-//! would save the `poll`: a timer that the kernel starts and stops with every wait costs more than
+//! sides that write to each other cannot lock up. A plain call is one `send`, one `epoll_wait`
+//! for the socket and an alarm, and one `recv`. The wait itself has no timeout, although `SO_RCVTIMEO`
+//! would save that call: a timer that the kernel starts and stops with every wait costs more than
 //! the system call (64 B echo on one core, p50: 10.2 µs with it, 8.5 µs as it is here).
+//!
+//! Where server and client share memory, bytes go through that instead, and the socket tells each
+//! side that the other is gone, and wakes one that sleeps.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut, Read};
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cell_abi::Header;
+use cell_abi::frame::{FEATURE_SHARED_MEMORY, HELLO_BYTES};
+use cell_abi::{Header, Hello};
 use rkyv::util::AlignedVec;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
 };
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
@@ -27,16 +33,25 @@ use rustix::time::{
 use crate::error::{Closed, Error};
 use crate::options::{CALLS_IN_FLIGHT_MAX, Config};
 use crate::outbox::Tail;
+use crate::ring::{Impossible, Ring, Spin};
 use crate::session::Session;
 
 /// The system counts socket timeouts in ticks of about this length, and takes zero for "never".
 const SOCKET_TIMEOUT_MIN: Duration = Duration::from_millis(1);
+/// What an event is about.
+const BYTES: epoll::EventData = epoll::EventData::new_u64(0);
+const ALARM: epoll::EventData = epoll::EventData::new_u64(1);
 /// A wait that would be longer is one without an end.
 pub(crate) const SOCKET_TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 #[derive(Debug)]
 pub(crate) struct Link {
     stream: UnixStream,
+    /// Waits for the stream and the alarm: `poll` would look both up for every call.
+    events: OwnedFd,
+    /// Memory shared with the server, in place of the socket.
+    shared: Option<Ring>,
+    spin: Spin,
     pub(crate) session: Session<Option<Instant>>,
     /// Requests that ended, in the order in which they did, until someone takes them.
     ready: VecDeque<Done>,
@@ -82,8 +97,15 @@ pub(crate) fn connect(path: &Path, timeout: Duration) -> Result<UnixStream, Erro
 impl Link {
     pub(crate) fn new(stream: UnixStream, config: Config) -> io::Result<Self> {
         stream.set_nonblocking(false)?;
+        let alarm = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
+        let events = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&events, &stream, BYTES, epoll::EventFlags::IN)?;
+        epoll::add(&events, &alarm, ALARM, epoll::EventFlags::IN)?;
         Ok(Self {
             stream,
+            events,
+            shared: None,
+            spin: Spin::default(),
             session: Session::new(config.reply_bytes_max),
             ready: VecDeque::with_capacity(CALLS_IN_FLIGHT_MAX),
             closed: None,
@@ -91,9 +113,61 @@ impl Link {
             now: Instant::now(),
             stale: false,
             earliest: None,
-            alarm: timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?,
+            alarm,
             rings_at: None,
         })
+    }
+
+    /// Says hello and asks the server to share memory; it may decline.
+    pub(crate) fn share_memory(&mut self, config: Config) -> Result<(), Error> {
+        let hello = Hello { features: FEATURE_SHARED_MEMORY, ..Hello::CURRENT };
+        let deadline = Instant::now().checked_add(config.timeout);
+        self.look_at_clock();
+        self.session = Session::greeted(config.reply_bytes_max);
+        self.session.outbox.push(&hello.encode());
+        self.send(&mut Tail::empty(), deadline)?;
+        let (theirs, file) = loop {
+            self.look_at_clock();
+            if deadline.is_some_and(|deadline| deadline <= self.now) {
+                return Err(Error::TimedOut);
+            }
+            self.wait_for(PollFlags::IN, deadline);
+            if let Some(hello) = self.receive_hello()? {
+                break hello;
+            }
+        };
+        let theirs = Hello::decode(&theirs).map_err(|error| Error::from(Closed::from(error)))?;
+        if theirs.features & FEATURE_SHARED_MEMORY != 0 {
+            let file = file.ok_or(Error::Io(io::ErrorKind::InvalidData))?;
+            self.shared = Some(Ring::attach(file).map_err(|error| Error::Io(error.kind()))?);
+        }
+        Ok(())
+    }
+
+    /// The server's hello, which is sent in one piece, and the memory that came with it.
+    fn receive_hello(&self) -> Result<Option<([u8; HELLO_BYTES], Option<OwnedFd>)>, Error> {
+        let mut hello = [0; HELLO_BYTES];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC | RecvFlags::WAITALL;
+        let mut parts = [IoSliceMut::new(&mut hello)];
+        let got = match rustix::net::recvmsg(&self.stream, &mut parts, &mut control, flags) {
+            Ok(got) => got.bytes,
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
+            Err(errno) => return Err(Error::Io(io::Error::from(errno).kind())),
+        };
+        let file = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut files) => files.next(),
+            _ => None,
+        });
+        match got {
+            HELLO_BYTES => Ok(Some((hello, file))),
+            _ => Err(self.session.end_of_stream().into()),
+        }
+    }
+
+    pub(crate) const fn shares_memory(&self) -> bool {
+        self.shared.is_some()
     }
 
     /// Takes a request on; its id is filled in here. It is sent at once if `flush`, or when enough
@@ -218,6 +292,9 @@ impl Link {
 
     /// One write that does not block; says whether there was anything it could do.
     fn write(&mut self, tail: &mut Tail<&[u8]>) -> bool {
+        if self.shared.is_some() {
+            return self.write_shared(tail);
+        }
         let unsent = self.session.outbox.unsent();
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         let sent = if !tail.is_empty() {
@@ -239,10 +316,40 @@ impl Link {
         true
     }
 
+    /// The same through shared memory.
+    fn write_shared(&mut self, tail: &mut Tail<&[u8]>) -> bool {
+        let Some(ring) = &mut self.shared else { return false };
+        let [payload, padding] = tail.parts();
+        let Ok(written) = ring.write_all([self.session.outbox.unsent(), payload, padding]) else {
+            self.close(Closed::Io(io::ErrorKind::InvalidData));
+            return true;
+        };
+        let bell = ring.tell();
+        tail.advance(self.session.outbox.advance(written));
+        if bell {
+            self.ring_bell();
+        }
+        written > 0
+    }
+
+    /// Wakes the server. Where the socket takes no more, it has bytes that wake it.
+    fn ring_bell(&mut self) {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match rustix::net::send(&self.stream, &[0], flags) {
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => self.read_last_words(),
+        }
+    }
+
     /// The peer reads no more; it may have said why, or answered, before that.
     fn read_last_words(&mut self) {
-        while self.closed.is_none() && self.can_read() {
-            self.read();
+        match self.shared {
+            Some(_) => self.read_shared(),
+            None => {
+                while self.closed.is_none() && self.can_read() {
+                    self.read();
+                }
+            }
         }
         if self.closed.is_none() {
             self.close(self.session.end_of_stream());
@@ -251,19 +358,110 @@ impl Link {
 
     /// Waits until the socket can do one of these or the time has come, and reads if it can.
     fn wait_for_socket(&mut self, wanted: PollFlags, until: Option<Instant>) {
+        if self.shared.is_some() {
+            self.wait_for_shared(wanted.contains(PollFlags::OUT), until);
+        } else if self.wait_for(wanted, until) {
+            self.read();
+        }
+        self.stale = true;
+    }
+
+    /// Waits until the socket can do one of these or the time has come; says whether it can be read.
+    fn wait_for(&mut self, wanted: PollFlags, until: Option<Instant>) -> bool {
         self.set_alarm(until);
+        if wanted == PollFlags::IN {
+            return self.wait_for_bytes();
+        }
         let mut fds = [PollFd::new(&self.stream, wanted), PollFd::new(&self.alarm, PollFlags::IN)];
         // Interrupted means that nothing was found; the caller looks at its deadline and comes back.
         let _ = poll(&mut fds, None);
         let [socket, alarm] = fds.map(|fd| fd.revents());
         if !alarm.is_empty() {
-            self.rings_at = None;
-            self.settime(Duration::ZERO);
+            self.silence_alarm();
         }
-        if socket.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
-            self.read();
+        socket.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR)
+    }
+
+    /// The same for bytes alone, in half a microsecond less.
+    fn wait_for_bytes(&mut self) -> bool {
+        let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: ALARM }; 2];
+        let found = match epoll::wait(&self.events, &mut events, None) {
+            Ok(found) => events.get(..found).unwrap_or_default(),
+            Err(_) => &[],
+        };
+        let came = |what: epoll::EventData| found.iter().any(|e| e.data.u64() == what.u64());
+        let (bytes, alarm) = (came(BYTES), came(ALARM));
+        if alarm {
+            self.silence_alarm();
         }
-        self.stale = true;
+        bytes
+    }
+
+    fn silence_alarm(&mut self) {
+        self.rings_at = None;
+        self.settime(Duration::ZERO);
+    }
+
+    /// Waits for bytes in shared memory, or for room, and reads what there is.
+    fn wait_for_shared(&mut self, for_room: bool, until: Option<Instant>) {
+        let Some(ring) = &mut self.shared else { return };
+        if !self.spin.until(|| ring.has_bytes() || (for_room && ring.has_room())) {
+            let wait = ring.begin_wait(for_room);
+            if wait.ring {
+                self.ring_bell();
+            }
+            if wait.sleep {
+                let since = Instant::now();
+                let rung = self.wait_for(PollFlags::IN, until);
+                self.spin.slept(since.elapsed());
+                if let Some(ring) = &self.shared {
+                    ring.end_wait();
+                }
+                if rung {
+                    self.hear_bell();
+                }
+            }
+        }
+        self.read_shared();
+    }
+
+    /// Takes what woke this side from the socket.
+    fn hear_bell(&mut self) {
+        let mut bells = [0; 64];
+        match rustix::net::recv(&self.stream, &mut bells, RecvFlags::DONTWAIT) {
+            Ok((_, 0)) | Err(Errno::CONNRESET) => {
+                // What it wrote before it went is still there.
+                self.read_shared();
+                self.close(self.session.end_of_stream());
+            }
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(errno) => self.close(Closed::Io(io::Error::from(errno).kind())),
+        }
+    }
+
+    /// Reads everything that is in shared memory.
+    fn read_shared(&mut self) {
+        while let Some(ring) = &mut self.shared
+            && self.closed.is_none()
+        {
+            let (lacking, free) = self.session.inbox.space();
+            let read = ring.read(lacking).and_then(|first| {
+                let second = if first == lacking.len() { ring.read(free)? } else { 0 };
+                Ok(first + second)
+            });
+            match read {
+                Ok(0) => return,
+                Ok(bytes) => {
+                    let bell = ring.tell();
+                    self.session.inbox.advance(bytes);
+                    self.collect();
+                    if bell {
+                        self.ring_bell();
+                    }
+                }
+                Err(Impossible) => self.close(Closed::Io(io::ErrorKind::InvalidData)),
+            }
+        }
     }
 
     /// Sees to it that a wait ends at this time at the latest; it may end earlier.

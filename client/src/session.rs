@@ -50,6 +50,11 @@ impl<T> Session<T> {
         }
     }
 
+    /// Of a connection on which both sides have said hello.
+    pub(crate) fn greeted(reply_bytes_max: u32) -> Self {
+        Self { outbox: Outbox::default(), greeted: true, ..Self::new(reply_bytes_max) }
+    }
+
     /// Puts a request in the outbox; its id must be new on this connection.
     ///
     /// Returns whether the payload was left out because it is large. Then it and its padding must

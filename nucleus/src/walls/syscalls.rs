@@ -67,6 +67,8 @@ const SOCKETS: &[(c_long, &str)] = &[
     (libc::SYS_epoll_pwait, "waiting for sockets"),
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_epoll_wait, "waiting for sockets"),
+    (libc::SYS_timerfd_create, "waking a loop when a call's time is over"),
+    (libc::SYS_timerfd_settime, "waking a loop when a call's time is over"),
     (libc::SYS_eventfd2, "waking a thread that waits"),
     (libc::SYS_fcntl, "second handles to a descriptor, and its modes"),
     #[cfg(target_arch = "x86_64")]

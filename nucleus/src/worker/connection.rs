@@ -3,21 +3,25 @@
 //! It reads and writes only when the loop says that the socket may be ready, and never blocks.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind};
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
-use cell_abi::frame::{HEADER_BYTES, HELLO_BYTES, Header, Hello, Kind, padding};
+use cell_abi::frame::{
+    FEATURE_SHARED_MEMORY, HEADER_BYTES, HELLO_BYTES, Header, Hello, Kind, padding,
+};
 use cell_abi::{AccountId, Fingerprint, FrameError, Open, Status};
 use cell_host::StopHandle;
 use mio::net::UnixStream;
+use mio::{Registry, Token};
 
 use super::call::{Begun, Call, Ended, Payload, Route, refusal};
 use super::cells::{Cells, Entry};
 use super::purse::{CALLS_PER_USER_MAX, Purse};
-use super::unsent::{Segment, move_out, write_reply};
+use super::unsent::{Segment, move_out, parts};
+use super::wire::Wire;
 
 /// Bytes read from a socket at a time; also the size of each loop's read buffer.
 pub(super) const READ_BYTES: usize = 64 << 10;
@@ -96,18 +100,22 @@ impl Turn<'_> {
 }
 
 pub(super) struct Connection {
-    stream: UnixStream,
+    wire: Wire,
     cells: Arc<Cells>,
     entry: Arc<Entry>,
     purse: Arc<Purse>,
     payer: AccountId,
     /// Tells this connection from the worker's others.
     caller: u64,
+    /// Memory shared with clients, over all connections.
+    shared_bytes: Arc<AtomicUsize>,
     last_turn_was_full: bool,
     slots: Vec<Slot>,
     greeted: bool,
     /// The socket may have more to read.
     pub(super) readable: bool,
+    /// An event comes when the socket takes more.
+    awaits_room: bool,
     /// The client sends no more: what is left is to be read to its end, which brings no new event.
     pub(super) read_closed: bool,
     /// Read, and not yet handled: part of a frame, or frames behind a full window.
@@ -153,18 +161,21 @@ impl Connection {
         purse: Arc<Purse>,
         payer: AccountId,
         caller: u64,
+        shared_bytes: Arc<AtomicUsize>,
     ) -> Self {
         Self {
-            stream,
+            wire: Wire::new(stream),
             cells,
             entry,
             purse,
             payer,
             caller,
+            shared_bytes,
             last_turn_was_full: false,
             slots: Vec::new(),
             greeted: false,
             readable: true,
+            awaits_room: false,
             read_closed: false,
             pending: Vec::new(),
             stage: Stage::Frames,
@@ -178,8 +189,33 @@ impl Connection {
         }
     }
 
-    pub(super) const fn stream_mut(&mut self) -> &mut UnixStream {
-        &mut self.stream
+    pub(super) const fn wire_mut(&mut self) -> &mut Wire {
+        &mut self.wire
+    }
+
+    /// Asks for an event when the socket takes more, if something waits for that; an event for each
+    /// reply that was read would wake the loop for nothing.
+    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let wanted = !self.unsent.is_empty();
+        if wanted == self.awaits_room {
+            return Ok(());
+        }
+        self.awaits_room = wanted;
+        self.wire.register(registry, token, wanted)
+    }
+
+    pub(super) const fn shares_memory(&self) -> bool {
+        self.wire.is_shared()
+    }
+
+    /// Whether the client shares memory, and it has bytes, or room for what is unsent.
+    pub(super) fn has_shared_work(&self) -> bool {
+        !self.is_paused() && self.wire.has_work(!self.unsent.is_empty())
+    }
+
+    /// Whether it pays no more to look for what the client writes to shared memory.
+    pub(super) fn goes_to_sleep(&mut self, now: Instant) -> bool {
+        self.wire.goes_to_sleep(now, !self.unsent.is_empty())
     }
 
     /// Reads and handles what there is, up to a turn's worth. `false`: the client is gone.
@@ -194,14 +230,14 @@ impl Connection {
             return !self.closing || !self.unsent.is_empty();
         }
         for _ in 0..READS_PER_TURN {
-            if !self.readable || self.is_paused() || turn.is_full() {
+            if !self.may_read() || self.is_paused() || turn.is_full() {
                 break;
             }
             let read = match &mut self.stage {
                 Stage::Fill { begun, filled } => {
-                    self.stream.read(begun.request_mut().get_mut(*filled..).unwrap_or_default())
+                    self.wire.read(begun.request_mut().get_mut(*filled..).unwrap_or_default())
                 }
-                _ => self.stream.read(turn.buffer),
+                _ => self.wire.read(turn.buffer),
             };
             match read {
                 Ok(0) => return false,
@@ -226,7 +262,7 @@ impl Connection {
 
     /// Whether a turn ended with more to do.
     pub(super) fn wants_turn(&self) -> bool {
-        !self.is_paused() && (self.readable || self.has_whole_frame())
+        !self.is_paused() && (self.may_read() || self.has_whole_frame())
     }
 
     /// Takes the end of a call and queues its reply.
@@ -256,15 +292,21 @@ impl Connection {
         self.stage = Stage::Fill { begun: Box::new(begun), filled: 0 };
     }
 
-    /// Sends what is queued, as far as the socket takes it. `false`: the client is gone.
+    /// Sends what is queued, as far as it is taken. `false`: the client is gone.
     pub(super) fn flush(&mut self) -> bool {
+        let alive = self.send();
+        self.wire.tell();
+        alive
+    }
+
+    fn send(&mut self) -> bool {
         while let Some(segment) = self.unsent.front_mut() {
             let sent = match segment {
                 Segment::Bytes { bytes, sent } | Segment::Moved { bytes, sent, .. } => {
-                    self.stream.write(bytes.get(*sent..).unwrap_or_default())
+                    self.wire.write([bytes.get(*sent..).unwrap_or_default(), &[], &[]])
                 }
                 Segment::Reply { header, payload, sent, .. } => {
-                    write_reply(&mut self.stream, header, payload.bytes(), *sent)
+                    self.wire.write(parts(header, payload.bytes(), *sent))
                 }
             };
             match sent {
@@ -321,6 +363,10 @@ impl Connection {
         if let Stage::Fill { begun, .. } = self.stage {
             begun.abandon();
         }
+    }
+
+    fn may_read(&self) -> bool {
+        if self.wire.is_shared() { self.wire.has_work(false) } else { self.readable }
     }
 
     fn is_paused(&self) -> bool {
@@ -449,11 +495,15 @@ impl Connection {
         let Some((hello, _)) = bytes.split_first_chunk::<HELLO_BYTES>() else {
             return Ok(None);
         };
-        // Ours goes out even if theirs is of another version, so that both sides can name both.
-        self.push(&Hello::CURRENT.encode());
         self.greeted = true;
-        Hello::decode(hello)?;
-        Ok(Some(HELLO_BYTES))
+        let theirs = Hello::decode(hello);
+        let shares = theirs.is_ok_and(|theirs| theirs.features & FEATURE_SHARED_MEMORY != 0);
+        let with_memory = Hello { features: FEATURE_SHARED_MEMORY, ..Hello::CURRENT }.encode();
+        if !shares || !self.wire.share(&with_memory, &self.shared_bytes) {
+            // Ours goes out even if theirs is of another version, so that both sides can name both.
+            self.push(&Hello::CURRENT.encode());
+        }
+        theirs.map(|_| Some(HELLO_BYTES))
     }
 
     fn frame(&mut self, bytes: &[u8], turn: &mut Turn<'_>) -> Result<Option<usize>, FrameError> {

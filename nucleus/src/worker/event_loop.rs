@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
+use cell_client::ring::{LOOKS, look};
 use cell_host::StopHandle;
 use cell_host::limits::SLICE_FUEL;
 use mio::net::{UnixListener, UnixStream};
@@ -22,6 +23,7 @@ use tokio_util::sync::ReusableBoxFuture;
 
 use super::call::{Begun, Ended};
 use super::cells::Entry;
+use super::clock::Clock;
 use super::connection::{
     Connection, FRAMES_PER_SHARED_TURN, FRAMES_PER_TURN, READ_BYTES, Task, Turn,
 };
@@ -36,9 +38,12 @@ pub(super) const CONNECTIONS_MAX: usize = 4096;
 const FUEL_PER_TURN: u64 = SLICE_FUEL;
 /// Buffers that are kept for requests to come: as many as a turn may read.
 const REQUESTS_KEPT_MAX: usize = FRAMES_PER_TURN;
+/// Turns of clients that share memory before the loop looks at its sockets.
+const TURNS_PER_LOOK: usize = 64;
 /// How often deadlines, stalled connections and cancelled calls are looked at.
 const TICK: Duration = Duration::from_millis(25);
 const WAKE: Token = Token(usize::MAX);
+const CLOCK: Token = Token(usize::MAX - 1);
 /// Tokens from here on are listeners.
 const LISTENERS: usize = 1 << 40;
 
@@ -62,6 +67,8 @@ struct Shared {
     connections: Arc<AtomicUsize>,
     /// Bytes of replies moved out of their instances, over all loops.
     moved: Arc<AtomicUsize>,
+    /// Bytes of memory shared with clients, over all loops.
+    shared_bytes: Arc<AtomicUsize>,
     /// Numbers that tell connections apart, over all loops.
     callers: Arc<AtomicU64>,
 }
@@ -80,7 +87,8 @@ impl Loops {
         worker: &Arc<Worker>,
         runtime: &Handle,
     ) -> io::Result<Self> {
-        let (connections, moved, callers) = (Arc::default(), Arc::default(), Arc::default());
+        let (connections, callers) = (Arc::default(), Arc::default());
+        let (moved, shared_bytes) = (Arc::default(), Arc::default());
         let mut shared = Vec::new();
         let mut polls = Vec::new();
         for _ in 0..threads.max(1) {
@@ -94,6 +102,7 @@ impl Loops {
                 next_peer: AtomicUsize::new(0),
                 connections: Arc::clone(&connections),
                 moved: Arc::clone(&moved),
+                shared_bytes: Arc::clone(&shared_bytes),
                 callers: Arc::clone(&callers),
             }));
             polls.push(poll);
@@ -101,7 +110,8 @@ impl Loops {
         for (at, (one, poll)) in shared.iter().zip(polls).enumerate() {
             // Set once, here.
             let _ = one.peers.set(shared.clone());
-            let event_loop = EventLoop::new(poll, Arc::clone(one), Arc::clone(worker));
+            let clock = Clock::new(poll.registry(), CLOCK)?;
+            let event_loop = EventLoop::new(poll, clock, Arc::clone(one), Arc::clone(worker));
             let runtime = runtime.clone();
             thread::Builder::new().name(format!("loop {at}")).spawn(move || {
                 let _runtime = runtime.enter();
@@ -224,17 +234,20 @@ struct EventLoop {
     queue: RunQueue,
     /// Connections that ended their turn with more to do.
     turns: VecDeque<usize>,
+    /// Connections through shared memory that are looked at again and again: a client that writes to
+    /// it wakes nobody.
+    awake: Vec<usize>,
     buffer: Vec<u8>,
     tasks: Vec<Task>,
     /// Memory of requests that were answered.
     requests: Vec<Vec<u8>>,
-    ticked: Instant,
-    /// A call or a client may run into a time limit: the loop wakes without an event.
+    clock: Clock,
+    /// A call or a client may run into a time limit: the clock runs.
     watching: bool,
 }
 
 impl EventLoop {
-    fn new(poll: mio::Poll, shared: Arc<Shared>, worker: Arc<Worker>) -> Self {
+    fn new(poll: mio::Poll, clock: Clock, shared: Arc<Shared>, worker: Arc<Worker>) -> Self {
         Self {
             poll,
             shared,
@@ -248,10 +261,11 @@ impl EventLoop {
             free: Vec::new(),
             queue: RunQueue::default(),
             turns: VecDeque::new(),
+            awake: Vec::new(),
             buffer: vec![0; READ_BYTES],
             tasks: Vec::new(),
             requests: Vec::new(),
-            ticked: Instant::now(),
+            clock,
             watching: false,
         }
     }
@@ -262,23 +276,25 @@ impl EventLoop {
         loop {
             // A guest that yielded has woken itself while it was polled.
             self.take_woken();
-            let busy = !self.queue.is_empty() || !self.turns.is_empty();
-            let timeout = if busy { Some(Duration::ZERO) } else { self.watching.then_some(TICK) };
-            if let Err(error) = self.poll.poll(&mut events, timeout)
+            self.look_at_shared();
+            let busy = self.is_busy() || !self.awake.is_empty();
+            if let Err(error) = self.poll.poll(&mut events, busy.then_some(Duration::ZERO))
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 tracing::error!(%error, "wait for events");
                 return;
             }
-            self.watching |= !events.is_empty();
             for event in &events {
                 match event.token() {
                     WAKE => {}
+                    // It is read by being set again.
+                    CLOCK => self.tick(),
                     Token(at) if at >= LISTENERS => self.accept(at - LISTENERS),
                     // Both ways are closed: nobody is there to be answered.
                     Token(at) if event.is_write_closed() => self.disconnect(at),
+                    Token(at) if self.is_shared(at) => self.wake_shared(at),
                     Token(at) => {
-                        self.connection_ready(at, event.is_readable(), event.is_read_closed())
+                        self.connection_ready(at, event.is_readable(), event.is_read_closed());
                     }
                 }
             }
@@ -293,9 +309,80 @@ impl EventLoop {
                 // call, have microseconds of work to do.
                 thread::yield_now();
             }
-            if self.ticked.elapsed() >= TICK {
-                self.tick();
+            if !self.watching && !events.is_empty() {
+                self.watching = true;
+                self.clock.set(TICK);
             }
+        }
+    }
+
+    fn is_shared(&self, at: usize) -> bool {
+        let place = self.connections.get(at).and_then(Option::as_ref);
+        place.is_some_and(|(connection, _)| connection.shares_memory())
+    }
+
+    fn is_busy(&self) -> bool {
+        !self.queue.is_empty() || !self.turns.is_empty()
+    }
+
+    /// Serves clients that share memory, for as long as they keep this loop busy and there is nothing
+    /// else to do; lets those sleep that do not.
+    fn look_at_shared(&mut self) {
+        if self.awake.is_empty() {
+            return;
+        }
+        let has_work = |this: &Self, at: usize| {
+            let place = this.connections.get(at).and_then(Option::as_ref);
+            place.is_some_and(|(connection, _)| connection.has_shared_work())
+        };
+        let mut found = true;
+        for _ in 0..TURNS_PER_LOOK {
+            // With other work at hand nobody is waited for.
+            let looks = if self.is_busy() { 1 } else { LOOKS };
+            found = look(looks, &|| self.awake.iter().any(|at| has_work(self, *at)));
+            if !found {
+                break;
+            }
+            let now = Instant::now();
+            for place in 0..self.awake.len() {
+                if let Some(at) = self.awake.get(place).copied()
+                    && has_work(self, at)
+                {
+                    if let Some(Some((connection, _))) = self.connections.get_mut(at) {
+                        connection.wire_mut().was_busy(now);
+                    }
+                    self.connection_ready(at, true, false);
+                }
+            }
+            if self.is_busy() {
+                return;
+            }
+        }
+        if !found && !self.is_busy() {
+            let (now, connections) = (Instant::now(), &mut self.connections);
+            self.awake.retain(|at| match connections.get_mut(*at) {
+                Some(Some((connection, _))) => !connection.goes_to_sleep(now),
+                _ => false,
+            });
+            // Clients may be waiting for this very processor.
+            thread::yield_now();
+        }
+    }
+
+    /// The bell of a client that shares memory rang.
+    fn wake_shared(&mut self, at: usize) {
+        let now = Instant::now();
+        let Some(Some((connection, _))) = self.connections.get_mut(at) else { return };
+        if !connection.wire_mut().hear_bell(now) {
+            return self.disconnect(at);
+        }
+        self.keep_awake(at);
+        self.connection_ready(at, true, false);
+    }
+
+    fn keep_awake(&mut self, at: usize) {
+        if !self.awake.contains(&at) {
+            self.awake.push(at);
         }
     }
 
@@ -399,8 +486,7 @@ impl EventLoop {
         if at == self.connections.len() {
             self.connections.push(None);
         }
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        let registered = self.poll.registry().register(&mut stream, Token(at), interest);
+        let registered = self.poll.registry().register(&mut stream, Token(at), Interest::READABLE);
         registered.inspect_err(|_| {
             self.vacant.push(at);
             self.shared.connections.fetch_sub(1, Relaxed);
@@ -410,7 +496,9 @@ impl EventLoop {
         if let Some(place) = self.connections.get_mut(at) {
             let cells = Arc::clone(&self.worker.cells);
             let caller = self.shared.callers.fetch_add(1, Relaxed);
-            let connection = Connection::new(stream, cells, entry, purse, payer, caller);
+            let shared_bytes = Arc::clone(&self.shared.shared_bytes);
+            let connection =
+                Connection::new(stream, cells, entry, purse, payer, caller, shared_bytes);
             *place = Some((connection, self.serial));
         }
         self.turn(at);
@@ -436,6 +524,7 @@ impl EventLoop {
         let Some(Some((connection, serial))) = self.connections.get_mut(at) else { return };
         let serial = *serial;
         let mut tasks = std::mem::take(&mut self.tasks);
+        let shared_before = connection.shares_memory();
         let alive = connection.read(&mut Turn {
             buffer: &mut self.buffer,
             frames_max: frames,
@@ -443,6 +532,9 @@ impl EventLoop {
             requests: &mut self.requests,
             now: Instant::now(),
         });
+        if connection.shares_memory() && !shared_before {
+            self.keep_awake(at);
+        }
         let mut burned = 0_u64;
         for task in tasks.drain(..) {
             burned += self.start(at, serial, task, burned < FUEL_PER_TURN);
@@ -454,7 +546,7 @@ impl EventLoop {
     /// Sends what is queued, and lets the connection have another turn if it needs one.
     fn settle(&mut self, at: usize) {
         let Some(Some((connection, _))) = self.connections.get_mut(at) else { return };
-        if !connection.flush() {
+        if !connection.flush() || connection.register(self.poll.registry(), Token(at)).is_err() {
             self.disconnect(at);
         } else if connection.wants_turn() && !self.turns.contains(&at) {
             self.turns.push_back(at);
@@ -465,7 +557,7 @@ impl EventLoop {
         let Some((mut connection, _)) = self.connections.get_mut(at).and_then(Option::take) else {
             return;
         };
-        let _ = self.poll.registry().deregister(connection.stream_mut());
+        let _ = self.poll.registry().deregister(connection.wire_mut().stream_mut());
         connection.close();
         self.vacant.push(at);
         self.disconnected();
@@ -557,7 +649,6 @@ impl EventLoop {
 
     fn tick(&mut self) {
         let now = Instant::now();
-        self.ticked = now;
         for at in 0..self.running.len() {
             let Some(Place { task: Some(running), .. }) = self.running.get_mut(at) else {
                 continue;
@@ -580,6 +671,7 @@ impl EventLoop {
                 self.watching |= connection.waits_for_client();
             }
         }
+        self.clock.set(if self.watching { TICK } else { Duration::ZERO });
     }
 }
 

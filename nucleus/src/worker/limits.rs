@@ -69,6 +69,12 @@ cell_abi::limits! {
         /// A reply that finds no room keeps its instance, until it is sent or `SEND_TIME_MAX` is over.
         MOVED_BYTES_MAX: usize;
     }
+    crate::worker::wire {
+        /// Memory shared with clients, of all connections together, in bytes.
+        ///
+        /// A client that asks for more is served through its socket.
+        SHARED_BYTES_MAX: usize;
+    }
     crate::worker::purse {
         /// Calls that one user may have in flight, over all connections.
         ///

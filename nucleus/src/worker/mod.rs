@@ -6,16 +6,19 @@
 
 mod call;
 mod cells;
+mod clock;
 mod connection;
 mod event_loop;
 pub(crate) mod limits;
 mod log;
 mod purse;
 mod rates;
+mod room;
 mod run_queue;
 mod state;
 mod times;
 mod unsent;
+mod wire;
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

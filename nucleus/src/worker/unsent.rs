@@ -1,14 +1,13 @@
 //! What waits to be sent on a connection: small replies joined, large ones still in their guest.
 
-use std::io::{self, IoSlice, Write as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use cell_abi::frame::{HEADER_BYTES, padding};
-use mio::net::UnixStream;
 
 use super::call::Payload;
+use super::room::Room;
 
 /// How long a large reply stays in its instance while its client reads slowly.
 pub(super) const IN_INSTANCE_TIME_MAX: Duration = Duration::from_millis(50);
@@ -33,29 +32,6 @@ pub(super) enum Segment {
         sent: usize,
         _room: Room,
     },
-}
-
-/// Bytes taken of what may be moved, given back when dropped.
-pub(super) struct Room {
-    bytes: usize,
-    moved: Arc<AtomicUsize>,
-}
-
-impl Room {
-    fn take(moved: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
-        moved
-            .fetch_update(Relaxed, Relaxed, |used| {
-                used.checked_add(bytes).filter(|total| *total <= MOVED_BYTES_MAX)
-            })
-            .ok()
-            .map(|_| Self { bytes, moved: Arc::clone(moved) })
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.moved.fetch_sub(self.bytes, Relaxed);
-    }
 }
 
 impl Segment {
@@ -84,7 +60,7 @@ pub(super) fn move_out(segment: &mut Segment, now: Instant, moved: &Arc<AtomicUs
     if now.saturating_duration_since(*queued) < IN_INSTANCE_TIME_MAX {
         return;
     }
-    let Some(room) = Room::take(moved, length) else { return };
+    let Some(room) = Room::take(moved, length, MOVED_BYTES_MAX) else { return };
     let mut bytes = Vec::with_capacity(length);
     bytes.extend_from_slice(header);
     bytes.extend_from_slice(payload);
@@ -92,21 +68,13 @@ pub(super) fn move_out(segment: &mut Segment, now: Instant, moved: &Arc<AtomicUs
     *segment = Segment::Moved { bytes, sent: *sent, _room: room };
 }
 
-/// Writes a header, a payload in the guest's memory and the padding in one system call.
-pub(super) fn write_reply(
-    stream: &mut UnixStream,
-    header: &[u8],
-    payload: &[u8],
-    sent: usize,
-) -> io::Result<usize> {
-    let zeros = [0; 16];
-    let parts = [header, payload, zeros.get(..padding(payload.len())).unwrap_or_default()];
+/// A header, a payload in the guest's memory and the padding, without what was sent of them.
+pub(super) fn parts<'a>(header: &'a [u8], payload: &'a [u8], sent: usize) -> [&'a [u8]; 3] {
+    const ZEROS: [u8; 16] = [0; 16];
     let mut skip = sent;
-    let mut slices = [IoSlice::new(&[]); 3];
-    for (slice, part) in slices.iter_mut().zip(parts) {
+    [header, payload, ZEROS.get(..padding(payload.len())).unwrap_or_default()].map(|part| {
         let from = skip.min(part.len());
         skip -= from;
-        *slice = IoSlice::new(part.get(from..).unwrap_or_default());
-    }
-    stream.write_vectored(&slices)
+        part.get(from..).unwrap_or_default()
+    })
 }

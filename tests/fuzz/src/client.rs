@@ -29,7 +29,7 @@ pub fn client(data: &[u8]) {
     let (ours, mut theirs) = UnixStream::pair().expect("two sockets");
     theirs.write_all(stream.get(..STREAM_BYTES_MAX).unwrap_or(&stream)).expect("it fits");
     theirs.shutdown(Shutdown::Write).expect("the end of the stream");
-    let config = Config { timeout: GUARD, reply_bytes_max: REPLY_BYTES_MAX };
+    let config = Config { timeout: GUARD, reply_bytes_max: REPLY_BYTES_MAX, ..Config::default() };
     let mut client = Client::from_stream(ours, "hello", config).expect("a client");
     let Err(end) = converse(&mut client) else { return };
     let receivable = matches!(end, Error::NothingInFlight);
