@@ -27,8 +27,10 @@ const ASKED: usize = 0;
 const ANSWERED: usize = PAGE;
 const REQUEST: usize = 2 * PAGE;
 const REPLY: usize = 3 * PAGE;
-/// The number that sends the server to sleep.
+/// In place of numbers: go to sleep, and what the server says of itself.
 const SLEEP: u64 = u64::MAX;
+const AWAKE: u64 = u64::MAX - 1;
+const ASLEEP: u64 = u64::MAX - 2;
 
 /// Answers for ever what comes through the memory that is its standard output; a byte at its
 /// standard input wakes it.
@@ -37,7 +39,7 @@ pub(crate) fn serve() -> anyhow::Result<()> {
     let (mut wake, mut last) = ([0], 0);
     while std::io::stdin().read(&mut wake)? > 0 {
         let mut message = [0; message_bytes(64)];
-        memory.word(ANSWERED).store(SLEEP, Release);
+        memory.word(ANSWERED).store(AWAKE, Release);
         loop {
             let asked = memory.word(ASKED).load(Acquire);
             if asked == SLEEP {
@@ -52,6 +54,7 @@ pub(crate) fn serve() -> anyhow::Result<()> {
             memory.store(REPLY, &message);
             memory.word(ANSWERED).store(asked, Release);
         }
+        memory.word(ANSWERED).store(ASLEEP, Release);
     }
     Ok(())
 }
@@ -105,14 +108,16 @@ impl PingPong {
 
     /// Wakes the server, and waits until it looks.
     fn wake(&mut self) -> Result<(), String> {
-        let number = self.payload.number();
-        self.memory.word(ASKED).store(number, Release);
-        self.memory.word(ANSWERED).store(number, Release);
+        self.memory.word(ASKED).store(self.payload.number(), Release);
         self.wake.write_all(&[0]).map_err(|e| e.to_string())?;
-        while self.memory.word(ANSWERED).load(Acquire) != SLEEP {
+        self.await_server(AWAKE);
+        Ok(())
+    }
+
+    fn await_server(&self, state: u64) {
+        while self.memory.word(ANSWERED).load(Acquire) != state {
             spin_loop();
         }
-        Ok(())
     }
 }
 
@@ -133,5 +138,6 @@ impl Side for PingPong {
             }
         }
         self.memory.word(ASKED).store(SLEEP, Release);
+        self.await_server(ASLEEP);
     }
 }

@@ -406,7 +406,7 @@ impl Link {
     fn wait_for_shared(&mut self, for_room: bool, until: Option<Instant>) {
         let Some(ring) = &mut self.shared else { return };
         if !self.spin.until(|| ring.has_bytes() || (for_room && ring.has_room())) {
-            let wait = ring.begin_wait(for_room);
+            let wait = ring.begin_wait(true, for_room);
             if wait.ring {
                 self.ring_bell();
             }

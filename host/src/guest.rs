@@ -160,7 +160,9 @@ pub(crate) struct Link {
 pub(crate) struct CallState {
     pub(crate) payer: AccountId,
     pub(crate) caller: u64,
-    pub(crate) started: SystemTime,
+    pub(crate) began: Instant,
+    /// The same as a time of the calendar, once the guest has asked for it.
+    started: Option<SystemTime>,
     pub(crate) deadline: Instant,
     pub(crate) depth: u32,
     /// A call runs, and somebody pays; while an instance starts nobody does.
@@ -180,7 +182,8 @@ impl CallState {
         Self {
             payer: AccountId::from_bytes([0; 32]),
             caller: 0,
-            started: SystemTime::UNIX_EPOCH,
+            began: Instant::now(),
+            started: None,
             deadline: Instant::now(),
             depth: 0,
             running: false,
@@ -197,7 +200,8 @@ impl CallState {
     pub(crate) fn begin(&mut self, spec: CallSpec) {
         self.payer = spec.payer;
         self.caller = spec.caller;
-        self.started = SystemTime::now();
+        self.started = None;
+        self.began = spec.began.unwrap_or_else(Instant::now);
         self.deadline = spec.deadline;
         self.depth = spec.depth;
         self.running = true;
@@ -210,10 +214,13 @@ impl CallState {
     }
 
     /// The 64 bytes of the guest ABI's call context.
-    pub(crate) fn context(&self) -> [u8; 64] {
+    pub(crate) fn context(&mut self) -> [u8; 64] {
         let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let started = self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let left = self.deadline.saturating_duration_since(Instant::now());
+        let now = Instant::now();
+        let ago = now.saturating_duration_since(self.began);
+        let started = *self.started.get_or_insert_with(|| SystemTime::now() - ago);
+        let started = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let left = self.deadline.saturating_duration_since(now);
         let parts: [&[u8]; 4] = [
             self.payer.as_bytes(),
             &nanos(started).to_le_bytes(),

@@ -86,7 +86,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
 
 async fn context(mut caller: Guests<'_>, out: u32) -> wasmtime::Result<()> {
     charge(&mut caller, HOST_CALL + 64 * BYTE).await?;
-    let context = caller.data().call.context();
+    let context = caller.data_mut().call.context();
     write(&mut caller, out, &context)
 }
 
@@ -197,6 +197,7 @@ impl Target {
         }
         let left = caller.get_fuel()?.saturating_sub(1);
         let spec = CallSpec {
+            began: None,
             payer: caller.data().call.payer,
             caller: by,
             fuel: Fuel(self.fuel.min(left)),

@@ -28,6 +28,8 @@ pub struct CallSpec {
     pub caller: u64,
     /// The most the call may burn, callees included.
     pub fuel: Fuel,
+    /// When the call began, if the host program knows; told to the guest.
+    pub began: Option<Instant>,
     /// When the host program will time the call out; told to the guest.
     pub deadline: Instant,
     /// Stops the call, and its callees, from outside.
@@ -39,7 +41,7 @@ pub struct CallSpec {
 impl CallSpec {
     /// A call from outside.
     pub const fn new(payer: AccountId, fuel: Fuel, deadline: Instant, stop: StopHandle) -> Self {
-        Self { payer, caller: 0, fuel, deadline, stop, depth: 0, chain: None }
+        Self { payer, caller: 0, fuel, began: None, deadline, stop, depth: 0, chain: None }
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, fence};
 use rustix::fs::{MemfdFlags, SealFlags};
 
 pub use memory::Memory;
-pub use spin::{LOOKS, SPIN_TIME_MAX, Spin, look};
+pub use spin::{Looks, SPIN_TIME_MAX, Spin};
 
 /// Bytes that each direction holds.
 pub const RING_BYTES: usize = 256 << 10;
@@ -183,22 +183,19 @@ impl Ring {
         self.tell_all()
     }
 
-    /// Announces that this side will wait for its bell. `false`: there is something to do already.
-    ///
-    /// The peer is told everything before; when it must be woken for that, this side must not wait
-    /// yet either.
-    pub fn begin_wait(&mut self, for_room: bool) -> Wait {
+    /// Tells the peer everything, and announces that this side will wait for its bell: until there
+    /// are bytes, or room, as far as it wants them.
+    pub fn begin_wait(&mut self, for_bytes: bool, for_room: bool) -> Wait {
         let untold = self.written != self.written_told || self.read != self.read_told;
         let ring = untold && self.tell_all();
         self.mine(WAITS).store(1, Relaxed);
         // What the peer did before it looked for a waiting side is seen from here on.
         fence(SeqCst);
-        let room = for_room && self.peer(READ).load(Acquire) != self.taken;
-        if room || self.has_bytes() {
+        let sleep = !(for_bytes && self.has_bytes() || for_room && self.has_room());
+        if !sleep {
             self.end_wait();
-            return Wait { ring, sleep: false };
         }
-        Wait { ring, sleep: true }
+        Wait { ring, sleep }
     }
 
     /// The wait is over, whoever ended it.

@@ -46,20 +46,20 @@ fn a_full_ring_takes_no_more_until_it_is_read() {
 #[test]
 fn no_wake_is_lost() {
     let (mut client, mut server) = pair();
-    assert_eq!(server.begin_wait(false), Wait { ring: false, sleep: true });
+    assert_eq!(server.begin_wait(true, false), Wait { ring: false, sleep: true });
     client.write(b"a").expect("room");
     assert!(client.tell(), "the server waits");
     assert!(!client.tell(), "once is enough");
     server.end_wait();
-    assert_eq!(server.begin_wait(false), Wait { ring: false, sleep: false });
+    assert_eq!(server.begin_wait(true, false), Wait { ring: false, sleep: false });
     assert_eq!(server.read(&mut [0; 8]), Ok(1));
     // It waits for room: the peer must be told what was read, and be woken.
     client.write(&vec![0; RING_BYTES]).expect("room for most");
     assert!(!client.tell());
-    assert_eq!(client.begin_wait(true), Wait { ring: false, sleep: true });
+    assert_eq!(client.begin_wait(true, true), Wait { ring: false, sleep: true });
     assert_eq!(server.read(&mut [0; 8]), Ok(8));
     assert!(!server.tell(), "so few are not told");
-    assert_eq!(server.begin_wait(false).ring, true, "before it sleeps it tells");
+    assert_eq!(server.begin_wait(true, false).ring, true, "before it sleeps it tells");
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn threads_that_sleep_and_wake_pass_everything_on() {
             read += 1;
         }
         let _ = server.tell();
-        if count == 0 && server.begin_wait(false).sleep {
+        if count == 0 && server.begin_wait(true, false).sleep {
             heard.recv().expect("a bell for what was written");
             server.end_wait();
         }

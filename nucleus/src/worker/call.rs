@@ -111,6 +111,7 @@ impl Call {
         };
         let mut spec = CallSpec::new(self.route.payer, limit, self.deadline, self.stop.clone());
         spec.caller = self.route.caller;
+        spec.began = Some(self.started);
         let begun = lease.begin(spec, request_bytes).await;
         begun.map_err(|outcome| self.end(outcome))
     }

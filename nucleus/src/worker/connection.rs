@@ -210,17 +210,20 @@ impl Connection {
 
     /// Whether the client shares memory, and it has bytes, or room for what is unsent.
     pub(super) fn has_shared_work(&self) -> bool {
-        !self.is_paused() && self.wire.has_work(!self.unsent.is_empty())
+        self.wire.has_work(!self.is_paused(), !self.unsent.is_empty())
     }
 
     /// Whether it pays no more to look for what the client writes to shared memory.
     pub(super) fn goes_to_sleep(&mut self, now: Instant) -> bool {
-        self.wire.goes_to_sleep(now, !self.unsent.is_empty())
+        self.wire.goes_to_sleep(now, !self.is_paused(), !self.unsent.is_empty())
     }
 
     /// Reads and handles what there is, up to a turn's worth. `false`: the client is gone.
     pub(super) fn read(&mut self, turn: &mut Turn<'_>) -> bool {
         let alive = self.read_turn(turn);
+        if !turn.tasks.is_empty() {
+            self.wire.was_busy();
+        }
         self.last_turn_was_full = turn.is_full();
         alive
     }
@@ -366,7 +369,7 @@ impl Connection {
     }
 
     fn may_read(&self) -> bool {
-        if self.wire.is_shared() { self.wire.has_work(false) } else { self.readable }
+        if self.wire.is_shared() { self.wire.has_work(true, false) } else { self.readable }
     }
 
     fn is_paused(&self) -> bool {

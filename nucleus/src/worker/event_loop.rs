@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use cell_client::ring::{LOOKS, look};
+use cell_client::ring::Looks;
 use cell_host::StopHandle;
 use cell_host::limits::SLICE_FUEL;
 use mio::net::{UnixListener, UnixStream};
@@ -237,6 +237,9 @@ struct EventLoop {
     /// Connections through shared memory that are looked at again and again: a client that writes to
     /// it wakes nobody.
     awake: Vec<usize>,
+    looks: Looks,
+    /// Others had the processor since the last look.
+    yielded: bool,
     buffer: Vec<u8>,
     tasks: Vec<Task>,
     /// Memory of requests that were answered.
@@ -262,6 +265,8 @@ impl EventLoop {
             queue: RunQueue::default(),
             turns: VecDeque::new(),
             awake: Vec::new(),
+            looks: Looks::default(),
+            yielded: false,
             buffer: vec![0; READ_BYTES],
             tasks: Vec::new(),
             requests: Vec::new(),
@@ -284,24 +289,26 @@ impl EventLoop {
                 tracing::error!(%error, "wait for events");
                 return;
             }
+            let now = Instant::now();
             for event in &events {
                 match event.token() {
                     WAKE => {}
                     // It is read by being set again.
-                    CLOCK => self.tick(),
+                    CLOCK => self.tick(now),
                     Token(at) if at >= LISTENERS => self.accept(at - LISTENERS),
                     // Both ways are closed: nobody is there to be answered.
                     Token(at) if event.is_write_closed() => self.disconnect(at),
-                    Token(at) if self.is_shared(at) => self.wake_shared(at),
+                    Token(at) if self.is_shared(at) => self.wake_shared(at, now),
                     Token(at) => {
-                        self.connection_ready(at, event.is_readable(), event.is_read_closed());
+                        let read_closed = event.is_read_closed();
+                        self.connection_ready(at, event.is_readable(), read_closed, now);
                     }
                 }
             }
             self.take_mail();
             self.take_woken();
             if let Some(at) = self.turns.pop_front() {
-                self.turn(at);
+                self.turn(at, Instant::now());
             }
             if let Some(task) = self.queue.pop() {
                 self.advance(task);
@@ -335,11 +342,17 @@ impl EventLoop {
             let place = this.connections.get(at).and_then(Option::as_ref);
             place.is_some_and(|(connection, _)| connection.has_shared_work())
         };
+        let mut looks = std::mem::take(&mut self.looks);
         let mut found = true;
-        for _ in 0..TURNS_PER_LOOK {
-            // With other work at hand nobody is waited for.
-            let looks = if self.is_busy() { 1 } else { LOOKS };
-            found = look(looks, &|| self.awake.iter().any(|at| has_work(self, *at)));
+        for turn in 0..TURNS_PER_LOOK {
+            let any_has = || self.awake.iter().any(|at| has_work(self, *at));
+            found = match (self.is_busy(), turn) {
+                // With other work at hand nobody is waited for.
+                (true, _) => any_has(),
+                (false, 0) if self.yielded => looks.look_again(&any_has),
+                (false, _) => looks.look(&any_has),
+            };
+            self.yielded = false;
             if !found {
                 break;
             }
@@ -348,16 +361,11 @@ impl EventLoop {
                 if let Some(at) = self.awake.get(place).copied()
                     && has_work(self, at)
                 {
-                    if let Some(Some((connection, _))) = self.connections.get_mut(at) {
-                        connection.wire_mut().was_busy(now);
-                    }
-                    self.connection_ready(at, true, false);
+                    self.connection_ready(at, true, false, now);
                 }
             }
-            if self.is_busy() {
-                return;
-            }
         }
+        self.looks = looks;
         if !found && !self.is_busy() {
             let (now, connections) = (Instant::now(), &mut self.connections);
             self.awake.retain(|at| match connections.get_mut(*at) {
@@ -366,18 +374,18 @@ impl EventLoop {
             });
             // Clients may be waiting for this very processor.
             thread::yield_now();
+            self.yielded = true;
         }
     }
 
     /// The bell of a client that shares memory rang.
-    fn wake_shared(&mut self, at: usize) {
-        let now = Instant::now();
+    fn wake_shared(&mut self, at: usize, now: Instant) {
         let Some(Some((connection, _))) = self.connections.get_mut(at) else { return };
         if !connection.wire_mut().hear_bell(now) {
             return self.disconnect(at);
         }
         self.keep_awake(at);
-        self.connection_ready(at, true, false);
+        self.connection_ready(at, true, false, now);
     }
 
     fn keep_awake(&mut self, at: usize) {
@@ -501,16 +509,16 @@ impl EventLoop {
                 Connection::new(stream, cells, entry, purse, payer, caller, shared_bytes);
             *place = Some((connection, self.serial));
         }
-        self.turn(at);
+        self.turn(at, Instant::now());
         Ok(())
     }
 
-    fn connection_ready(&mut self, at: usize, readable: bool, read_closed: bool) {
+    fn connection_ready(&mut self, at: usize, readable: bool, read_closed: bool, now: Instant) {
         if let Some(Some((connection, _))) = self.connections.get_mut(at) {
             connection.readable |= readable || read_closed;
             connection.read_closed |= read_closed;
             if !connection.is_greedy() {
-                self.turn(at);
+                self.turn(at, now);
             } else if !self.turns.contains(&at) {
                 self.turns.push_back(at);
             }
@@ -518,23 +526,19 @@ impl EventLoop {
     }
 
     /// One connection's turn: read, run what is ready, send.
-    fn turn(&mut self, at: usize) {
+    fn turn(&mut self, at: usize, now: Instant) {
         let is_alone = self.connections.len() == self.vacant.len() + 1;
         let frames = if is_alone { FRAMES_PER_TURN } else { FRAMES_PER_SHARED_TURN };
         let Some(Some((connection, serial))) = self.connections.get_mut(at) else { return };
         let serial = *serial;
         let mut tasks = std::mem::take(&mut self.tasks);
-        let shared_before = connection.shares_memory();
         let alive = connection.read(&mut Turn {
             buffer: &mut self.buffer,
             frames_max: frames,
             tasks: &mut tasks,
             requests: &mut self.requests,
-            now: Instant::now(),
+            now,
         });
-        if connection.shares_memory() && !shared_before {
-            self.keep_awake(at);
-        }
         let mut burned = 0_u64;
         for task in tasks.drain(..) {
             burned += self.start(at, serial, task, burned < FUEL_PER_TURN);
@@ -547,9 +551,13 @@ impl EventLoop {
     fn settle(&mut self, at: usize) {
         let Some(Some((connection, _))) = self.connections.get_mut(at) else { return };
         if !connection.flush() || connection.register(self.poll.registry(), Token(at)).is_err() {
-            self.disconnect(at);
-        } else if connection.wants_turn() && !self.turns.contains(&at) {
+            return self.disconnect(at);
+        }
+        if connection.wants_turn() && !self.turns.contains(&at) {
             self.turns.push_back(at);
+        }
+        if self.is_shared(at) {
+            self.keep_awake(at);
         }
     }
 
@@ -647,8 +655,7 @@ impl EventLoop {
         Some(burned)
     }
 
-    fn tick(&mut self) {
-        let now = Instant::now();
+    fn tick(&mut self, now: Instant) {
         for at in 0..self.running.len() {
             let Some(Place { task: Some(running), .. }) = self.running.get_mut(at) else {
                 continue;

@@ -32,8 +32,8 @@ pub(super) struct Wire {
 struct Shared {
     ring: Ring,
     spin: Spin,
-    /// When there last was something to do.
-    busy: Instant,
+    /// Since when there is nothing to do, once that was seen.
+    idle_since: Option<Instant>,
     _room: Room,
 }
 
@@ -79,8 +79,7 @@ impl Wire {
         if sent != Ok(hello.len()) {
             return false;
         }
-        let (spin, busy) = (Spin::default(), Instant::now());
-        self.shared = Some(Shared { ring, spin, busy, _room: room });
+        self.shared = Some(Shared { ring, spin: Spin::default(), idle_since: None, _room: room });
         true
     }
 
@@ -114,17 +113,16 @@ impl Wire {
         }
     }
 
-    /// Whether shared memory has bytes, or room where it is wanted.
-    pub(super) fn has_work(&self, for_room: bool) -> bool {
-        self.shared
-            .as_ref()
-            .is_some_and(|Shared { ring, .. }| ring.has_bytes() || (for_room && ring.has_room()))
+    /// Whether shared memory has bytes, or room, where they are wanted.
+    pub(super) fn has_work(&self, for_bytes: bool, for_room: bool) -> bool {
+        let has = |ring: &Ring| for_bytes && ring.has_bytes() || for_room && ring.has_room();
+        self.shared.as_ref().is_some_and(|shared| has(&shared.ring))
     }
 
     /// There was something to do in shared memory.
-    pub(super) const fn was_busy(&mut self, now: Instant) {
+    pub(super) const fn was_busy(&mut self) {
         if let Some(shared) = &mut self.shared {
-            shared.busy = now;
+            shared.idle_since = None;
             shared.spin.found();
         }
     }
@@ -133,8 +131,9 @@ impl Wire {
     pub(super) fn hear_bell(&mut self, now: Instant) -> bool {
         if let Some(shared) = &mut self.shared {
             shared.ring.end_wait();
-            shared.spin.slept(now.saturating_duration_since(shared.busy));
-            shared.busy = now;
+            if let Some(since) = shared.idle_since.take() {
+                shared.spin.slept(now.saturating_duration_since(since));
+            }
         }
         let mut bells = [0; 256];
         for _ in 0..BELLS_PER_TURN {
@@ -148,12 +147,13 @@ impl Wire {
     }
 
     /// Whether it pays no more to look for what a client writes to shared memory; it will ring.
-    pub(super) fn goes_to_sleep(&mut self, now: Instant, for_room: bool) -> bool {
-        let Some(Shared { ring, spin, busy, .. }) = &mut self.shared else { return true };
-        if now.saturating_duration_since(*busy) < spin.patience() {
+    pub(super) fn goes_to_sleep(&mut self, now: Instant, for_bytes: bool, for_room: bool) -> bool {
+        let Some(Shared { ring, spin, idle_since, .. }) = &mut self.shared else { return true };
+        let since = *idle_since.get_or_insert(now);
+        if now.saturating_duration_since(since) < spin.patience() {
             return false;
         }
-        let wait = ring.begin_wait(for_room);
+        let wait = ring.begin_wait(for_bytes, for_room);
         if wait.sleep {
             spin.gave_up();
         }
