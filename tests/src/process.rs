@@ -66,6 +66,14 @@ impl Process {
         list.split_whitespace().filter_map(|child| Self::of(child.parse().ok()?)).collect()
     }
 
+    /// Processor time that it has taken, in ticks: a hundred are a second of one core.
+    pub fn ticks(self) -> u64 {
+        let stat =
+            fs::read_to_string(format!("/proc/{}/stat", self.pid)).expect("the process runs");
+        let fields = stat.rsplit_once(") ").map(|(_, fields)| fields).unwrap_or_default();
+        fields.split(' ').skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
+    }
+
     /// Memory that it occupies, in KiB.
     pub fn resident_kib(self) -> u64 {
         self.figure("VmRSS:").expect("the process runs")

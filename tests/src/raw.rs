@@ -1,11 +1,15 @@
 //! A connection without a client in between: bytes as `docs/PROTOCOL.md` has them.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, IoSliceMut, Read as _, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use cell_abi::frame::{HEADER_BYTES, HELLO_BYTES, Hello, padding};
+use cell_abi::frame::{FEATURE_SHARED_MEMORY, HEADER_BYTES, HELLO_BYTES, Hello, padding};
 use cell_abi::{CellName, Fingerprint, Fuel, Header, Kind, Open, ReceptorName, Status};
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use crate::GUARD;
 
@@ -36,6 +40,27 @@ impl Raw {
         raw.stream.read_exact(&mut hello).expect("the server says hello");
         assert_eq!(Hello::decode(&hello), Ok(Hello::CURRENT));
         raw
+    }
+
+    /// Connects and asks for memory to share; `None` if there is none.
+    #[track_caller]
+    pub fn sharing(socket: &Path) -> (Self, Option<OwnedFd>) {
+        let mut raw = Self::silent(socket);
+        let asked = Hello { features: FEATURE_SHARED_MEMORY, ..Hello::CURRENT };
+        raw.write(&asked.encode());
+        let mut hello = [0; HELLO_BYTES];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut parts = [IoSliceMut::new(&mut hello)];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        recvmsg(&raw.stream, &mut parts, &mut control, flags).expect("the server says hello");
+        let memory = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut files) => files.next(),
+            _ => None,
+        });
+        let theirs = Hello::decode(&hello).expect("a hello");
+        assert_eq!(theirs.features & FEATURE_SHARED_MEMORY != 0, memory.is_some());
+        (raw, memory)
     }
 
     /// Connects, and opens a receptor without a type as slot 0.
@@ -118,6 +143,15 @@ impl Raw {
                 io::ErrorKind::ConnectionReset,
                 "the server does not close"
             ),
+        }
+    }
+
+    /// Fails the test unless the server closes, whatever it still has to say.
+    #[track_caller]
+    pub fn expect_gone(&mut self, why: &str) {
+        match self.stream.read_to_end(&mut Vec::new()) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{why}"),
         }
     }
 

@@ -129,7 +129,9 @@ impl Ring {
     /// Reads what there is, up to the buffer's length; zero when there is nothing.
     pub fn read(&mut self, into: &mut [u8]) -> Result<usize, Impossible> {
         if self.come == self.read {
-            self.come = self.peer(WRITTEN).load(Acquire);
+            let come = self.peer(WRITTEN).load(Acquire);
+            distance(come, self.read)?;
+            self.come = come;
         }
         let there = distance(self.come, self.read)?;
         let count = there.min(into.len());
@@ -146,8 +148,9 @@ impl Ring {
     pub fn write(&mut self, from: &[u8]) -> Result<usize, Impossible> {
         let mut room = RING_BYTES - distance(self.written, self.taken)?;
         if room < from.len() {
-            self.taken = self.peer(READ).load(Acquire);
-            room = RING_BYTES - distance(self.written, self.taken)?;
+            let taken = self.peer(READ).load(Acquire);
+            room = RING_BYTES - distance(self.written, taken)?;
+            self.taken = taken;
         }
         let count = room.min(from.len());
         let from = from.get(..count).unwrap_or_default();
@@ -232,10 +235,11 @@ pub struct Wait {
     pub sleep: bool,
 }
 
-/// How far one position is ahead of another of the same ring.
+/// How far one position is ahead of another of the same ring. They count from 0 and never wrap.
 fn distance(ahead: u64, behind: u64) -> Result<usize, Impossible> {
-    usize::try_from(ahead.wrapping_sub(behind))
-        .ok()
+    ahead
+        .checked_sub(behind)
+        .and_then(|distance| usize::try_from(distance).ok())
         .filter(|distance| *distance <= RING_BYTES)
         .ok_or(Impossible)
 }

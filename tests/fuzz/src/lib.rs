@@ -19,6 +19,7 @@ mod guest;
 mod interface;
 mod manifest;
 mod mutate;
+mod ring;
 mod smith;
 mod world;
 
@@ -30,6 +31,7 @@ pub use guest::guest;
 pub use interface::interface;
 pub use manifest::{config, manifest};
 pub use mutate::Mutator;
+pub use ring::ring;
 
 /// One place that takes strangers' bytes.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +52,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "guest", run: guest },
     Target { name: "interface", run: interface },
     Target { name: "manifest", run: manifest },
+    Target { name: "ring", run: ring },
 ];
 
 /// The target with this name.

@@ -80,6 +80,11 @@ fn manifest() {
     check("manifest", 20_000);
 }
 
+#[test]
+fn ring() {
+    check("ring", 3000);
+}
+
 /// `cargo xtask fuzz` takes the folders for the list of targets.
 #[test]
 fn every_target_has_a_folder_of_seeds() {

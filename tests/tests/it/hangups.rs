@@ -27,13 +27,6 @@ fn bytes_with_an_end_behind_them() {
     nucleus.down();
 }
 
-/// Ticks of processor time that a process has taken.
-fn ticks(pid: u32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields = stat.rsplit_once(") ").unwrap().1;
-    fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
-}
-
 /// A header whose payload did not come was looked at again and again, at the cost of a whole core.
 #[test]
 fn half_a_frame_is_waited_for_asleep() {
@@ -49,11 +42,11 @@ fn half_a_frame_is_waited_for_asleep() {
     };
     half.write(&header.encode());
     half.write(&[1; 10]);
-    let worker = nucleus.worker().pid;
-    let before = ticks(worker);
-    // What is measured is the worker's sleep: a hundred ticks are a second of one core.
+    let worker = nucleus.worker();
+    let before = worker.ticks();
+    // What is measured is the worker's sleep.
     std::thread::sleep(std::time::Duration::from_secs(1));
-    let taken = ticks(worker) - before;
+    let taken = worker.ticks() - before;
     assert!(taken < 50, "{taken} ticks of 100");
     nucleus.down();
 }

@@ -29,6 +29,7 @@ mod neighbour;
 mod readiness;
 mod running;
 mod schema;
+mod shared;
 mod top;
 mod users;
 mod walls;
