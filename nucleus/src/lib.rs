@@ -3,6 +3,8 @@
 //!
 //! Only this crate knows everything; the crates it joins do not know one another.
 
+#[doc(hidden)]
+pub mod allocations;
 mod bank;
 mod cli;
 mod compile;

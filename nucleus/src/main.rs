@@ -2,6 +2,11 @@
 
 use std::process::ExitCode;
 
+use cell_nucleus::allocations::Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
 fn main() -> ExitCode {
     cell_nucleus::main()
 }

@@ -345,6 +345,7 @@ impl Running {
             up_s: self.started.elapsed().as_secs(),
             connections: self.totals.connections,
             memory_bytes: self.totals.memory_bytes,
+            allocations: self.totals.allocations,
             resident_bytes: resident_bytes(pid),
         }
     }

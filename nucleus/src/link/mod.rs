@@ -227,6 +227,8 @@ pub(crate) struct Totals {
     pub(crate) connections: u64,
     /// Linear memory and tables of all instances, in bytes.
     pub(crate) memory_bytes: u64,
+    /// Heap allocations of the threads that serve calls.
+    pub(crate) allocations: u64,
 }
 
 /// Counters of one cell since its worker started.

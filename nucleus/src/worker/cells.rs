@@ -15,6 +15,7 @@ use cell_host::{Cell, Lease, LogLevel, ModuleInfo, Resolving, Sandbox, Services,
 use tokio::sync::Notify;
 
 use super::call::Route;
+use super::event_loop::Load;
 use super::log::Log;
 use super::rates::Rates;
 use super::state::{RemoteState, States};
@@ -223,7 +224,7 @@ impl Cells {
     }
 
     /// Sends the counters of every cell that changed, and forgets who sleeps.
-    pub(super) fn report(&self, connections: usize) -> io::Result<()> {
+    pub(super) fn report(&self, load: &Load) -> io::Result<()> {
         let mut changed = Vec::new();
         lock(&self.awake).retain(|_, entry| {
             let asleep = entry.serving().is_none_or(|serving| serving.is_asleep());
@@ -240,8 +241,9 @@ impl Cells {
             !asleep
         });
         let totals = Totals {
-            connections: u64::try_from(connections).unwrap_or(u64::MAX),
+            connections: u64::try_from(load.connections.load(Relaxed)).unwrap_or(u64::MAX),
             memory_bytes: self.sandbox.memory_bytes(),
+            allocations: load.allocations.load(Relaxed),
         };
         if std::mem::replace(&mut *lock(&self.totals), totals) != totals {
             self.link.send(&FromWorker::Totals(totals), &[])?;

@@ -29,6 +29,7 @@ use super::connection::{
 };
 use super::run_queue::RunQueue;
 use super::{AbortOnPanic, Worker};
+use crate::allocations;
 use crate::link::FromWorker;
 
 /// Connections all loops together may have; one more is closed at once.
@@ -64,13 +65,21 @@ struct Shared {
     /// Every loop, to spread new connections.
     peers: OnceLock<Vec<Arc<Self>>>,
     next_peer: AtomicUsize,
-    connections: Arc<AtomicUsize>,
-    /// Bytes of replies moved out of their instances, over all loops.
+    load: Arc<Load>,
+}
+
+/// What all loops have together.
+#[derive(Debug, Default)]
+pub(super) struct Load {
+    pub(super) connections: AtomicUsize,
+    /// Heap allocations of the loops' threads.
+    pub(super) allocations: AtomicU64,
+    /// Bytes of replies moved out of their instances.
     moved: Arc<AtomicUsize>,
-    /// Bytes of memory shared with clients, over all loops.
+    /// Bytes of memory shared with clients.
     shared_bytes: Arc<AtomicUsize>,
-    /// Numbers that tell connections apart, over all loops.
-    callers: Arc<AtomicU64>,
+    /// Numbers that tell connections apart.
+    callers: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -87,8 +96,7 @@ impl Loops {
         worker: &Arc<Worker>,
         runtime: &Handle,
     ) -> io::Result<Self> {
-        let (connections, callers) = (Arc::default(), Arc::default());
-        let (moved, shared_bytes) = (Arc::default(), Arc::default());
+        let load = Arc::<Load>::default();
         let mut shared = Vec::new();
         let mut polls = Vec::new();
         for _ in 0..threads.max(1) {
@@ -100,10 +108,7 @@ impl Loops {
                 thread: OnceLock::new(),
                 peers: OnceLock::new(),
                 next_peer: AtomicUsize::new(0),
-                connections: Arc::clone(&connections),
-                moved: Arc::clone(&moved),
-                shared_bytes: Arc::clone(&shared_bytes),
-                callers: Arc::clone(&callers),
+                load: Arc::clone(&load),
             }));
             polls.push(poll);
         }
@@ -135,14 +140,14 @@ impl Loops {
         let stream = std::os::unix::net::UnixStream::from(connection);
         let at = self.next.fetch_add(1, Relaxed) % self.shared.len();
         if let (Some(shared), Ok(())) = (self.shared.get(at), stream.set_nonblocking(true)) {
-            shared.connections.fetch_add(1, Relaxed);
+            shared.load.connections.fetch_add(1, Relaxed);
             shared.send(Mail::Connection(UnixStream::from_std(stream), entry));
         }
     }
 
-    /// How many connections all loops have.
-    pub(super) fn connections(&self) -> Arc<AtomicUsize> {
-        self.shared.first().map(|shared| Arc::clone(&shared.connections)).unwrap_or_default()
+    /// What all loops have.
+    pub(super) fn load(&self) -> Arc<Load> {
+        self.shared.first().map(|shared| Arc::clone(&shared.load)).unwrap_or_default()
     }
 
     /// Closes a cell's listening socket.
@@ -244,6 +249,8 @@ struct EventLoop {
     tasks: Vec<Task>,
     /// Memory of requests that were answered.
     requests: Vec<Vec<u8>>,
+    /// Of this thread, as of the last tick.
+    allocations: u64,
     clock: Clock,
     /// A call or a client may run into a time limit: the clock runs.
     watching: bool,
@@ -270,6 +277,7 @@ impl EventLoop {
             buffer: vec![0; READ_BYTES],
             tasks: Vec::new(),
             requests: Vec::new(),
+            allocations: 0,
             clock,
             watching: false,
         }
@@ -457,10 +465,10 @@ impl EventLoop {
             let Some(Some((listener, entry))) = self.listeners.get(at) else { return };
             match listener.accept() {
                 Ok((stream, _)) => {
-                    if self.shared.connections.load(Relaxed) >= CONNECTIONS_MAX {
+                    if self.shared.load.connections.load(Relaxed) >= CONNECTIONS_MAX {
                         continue;
                     }
-                    self.shared.connections.fetch_add(1, Relaxed);
+                    self.shared.load.connections.fetch_add(1, Relaxed);
                     let entry = Arc::clone(entry);
                     let peers = self.shared.peers.get().map(Vec::as_slice).unwrap_or_default();
                     let turn = self.shared.next_peer.fetch_add(1, Relaxed);
@@ -497,14 +505,14 @@ impl EventLoop {
         let registered = self.poll.registry().register(&mut stream, Token(at), Interest::READABLE);
         registered.inspect_err(|_| {
             self.vacant.push(at);
-            self.shared.connections.fetch_sub(1, Relaxed);
+            self.shared.load.connections.fetch_sub(1, Relaxed);
         })?;
         let purse = self.worker.purses.of(uid);
         self.serial += 1;
         if let Some(place) = self.connections.get_mut(at) {
             let cells = Arc::clone(&self.worker.cells);
-            let caller = self.shared.callers.fetch_add(1, Relaxed);
-            let shared_bytes = Arc::clone(&self.shared.shared_bytes);
+            let caller = self.shared.load.callers.fetch_add(1, Relaxed);
+            let shared_bytes = Arc::clone(&self.shared.load.shared_bytes);
             let connection =
                 Connection::new(stream, cells, entry, purse, payer, caller, shared_bytes);
             *place = Some((connection, self.serial));
@@ -572,7 +580,7 @@ impl EventLoop {
     }
 
     fn disconnected(&self) {
-        self.shared.connections.fetch_sub(1, Relaxed);
+        self.shared.load.connections.fetch_sub(1, Relaxed);
     }
 
     /// Starts a task, and runs its first slice if it may at once; returns what that burned.
@@ -656,6 +664,9 @@ impl EventLoop {
     }
 
     fn tick(&mut self, now: Instant) {
+        let allocations = allocations::of_this_thread();
+        let more = allocations.wrapping_sub(std::mem::replace(&mut self.allocations, allocations));
+        self.shared.load.allocations.fetch_add(more, Relaxed);
         for at in 0..self.running.len() {
             let Some(Place { task: Some(running), .. }) = self.running.get_mut(at) else {
                 continue;
@@ -671,7 +682,7 @@ impl EventLoop {
         self.watching = self.running.len() > self.free.len();
         for at in 0..self.connections.len() {
             let Some(Some((connection, _))) = self.connections.get_mut(at) else { continue };
-            connection.free_instances(now, &self.shared.moved);
+            connection.free_instances(now, &self.shared.load.moved);
             if connection.is_stalled(now) {
                 self.disconnect(at);
             } else {

@@ -21,7 +21,7 @@ mod unsent;
 mod wire;
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -124,7 +124,7 @@ fn start_threads(
     let loops = Loops::start(threads, &worker, runtime.handle())?;
     let reporter = Reporter {
         worker: Arc::clone(&worker),
-        connections: loops.connections(),
+        load: loops.load(),
         is_foreign: start.serves_uid != start.owner_uid,
         _runtime: runtime,
     };
@@ -226,7 +226,7 @@ impl Drop for AbortOnPanic {
 /// Reports what was burned and how cells fare, and stops idle instances.
 struct Reporter {
     worker: Arc<Worker>,
-    connections: Arc<AtomicUsize>,
+    load: Arc<event_loop::Load>,
     is_foreign: bool,
     // Keeps time for guests for as long as anything runs.
     _runtime: tokio::runtime::Runtime,
@@ -240,10 +240,10 @@ impl Reporter {
             thread::sleep(REPORT_EVERY);
             let mut sent = self.worker.purses.report();
             if round.is_multiple_of(12) {
-                sent = sent.and_then(|()| self.worker.cells.report(self.connections.load(Relaxed)));
+                sent = sent.and_then(|()| self.worker.cells.report(&self.load));
                 self.worker.cells.stop_idle();
             }
-            idle = if self.connections.load(Relaxed) == 0 { idle + 1 } else { 0 };
+            idle = if self.load.connections.load(Relaxed) == 0 { idle + 1 } else { 0 };
             if self.is_foreign && idle.is_multiple_of(REPORTS_BEFORE_IDLE) && idle > 0 {
                 sent = sent.and_then(|()| self.worker.link.send(&FromWorker::Idle, &[]));
             }

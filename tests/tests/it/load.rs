@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
+use std::time::Duration;
 
-use cell_client::{CallOptions, Fuel, Status};
+use cell_client::{CallOptions, Client, Config, Fuel, Status};
 use cell_tests::{GUARD, Nucleus, eventually, wat};
 
 fn instances(nucleus: &Nucleus, cell: &str) -> u64 {
@@ -350,6 +351,43 @@ fn idle_instances_make_room() {
         let slot = client.open_raw("run").unwrap();
         let reply = client.call_raw(&slot, b"hi", CallOptions::default());
         assert_eq!(reply.unwrap_or_else(|error| panic!("{name}: {error}")).bytes(), b"hi");
+    }
+    nucleus.down();
+}
+
+/// Heap allocations of the threads that serve calls, as the metrics say.
+fn allocations(nucleus: &Nucleus) -> u64 {
+    let status = nucleus.cell(["top", "--json"]).json();
+    status["nucleus"]["workers"][0]["allocations"].as_u64().unwrap()
+}
+
+/// After the first calls the path from frame to frame works in memory that it has.
+#[test]
+fn steady_calls_allocate_nothing() {
+    let nucleus = Nucleus::new();
+    nucleus.deploy_wat("echo", &wat::cell("", wat::ECHO), "");
+    let config = Config { shared_memory: true, ..Config::default() };
+    let clients = [
+        nucleus.client("echo"),
+        Client::connect_with(nucleus.socket("echo"), "echo", config).unwrap(),
+    ];
+    for mut client in clients {
+        let slot = client.open_raw("run").unwrap();
+        let mut calls = |count: u32| {
+            for _ in 0..count {
+                let reply = client.call_raw(&slot, &[7; 64], CallOptions::default()).unwrap();
+                client.recycle(reply);
+            }
+        };
+        calls(1000);
+        // The threads add up what they counted every 25 ms, and it is reported every 40.
+        thread::sleep(Duration::from_millis(300));
+        let before = allocations(&nucleus);
+        calls(20_000);
+        thread::sleep(Duration::from_millis(300));
+        let more = allocations(&nucleus) - before;
+        println!("{more} allocations for 20,000 calls; shared memory: {}", client.shares_memory());
+        assert!(more < 20, "{more} allocations for 20,000 calls");
     }
     nucleus.down();
 }

@@ -27,6 +27,7 @@ fn snapshot() -> Snapshot {
         up_s: 60,
         connections: 3,
         memory_bytes: 5 << 20,
+        allocations: 7,
         resident_bytes: 40 << 20,
     };
     let hello = CellStats {

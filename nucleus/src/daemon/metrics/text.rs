@@ -29,26 +29,31 @@ fn of_nucleus(text: &mut Text, nucleus: &NucleusRow) {
         "Times the worker that listens died and was started again.",
     );
     text.sample("cell_worker_restarts_total", &[], nucleus.worker_restarts);
-    for (name, help, value) in WORKER_GAUGES {
-        text.family(name, "gauge", help);
+    for (name, kind, help, value) in WORKER_FIGURES {
+        text.family(name, kind, help);
         for worker in &nucleus.workers {
             text.sample(name, &[("uid", &worker.uid.to_string())], value(worker));
         }
     }
 }
 
-type WorkerGauge = (&'static str, &'static str, fn(&WorkerRow) -> u64);
+type WorkerFigure = (&'static str, &'static str, &'static str, fn(&WorkerRow) -> u64);
 
-const WORKER_GAUGES: [WorkerGauge; 4] = [
-    ("cell_worker_ready", "Whether the worker of this user takes calls.", |w| u64::from(w.ready)),
-    ("cell_worker_connections", "Connections of clients to the worker of this user.", |w| {
+const WORKER_FIGURES: [WorkerFigure; 5] = [
+    ("cell_worker_ready", "gauge", "Whether the worker of this user takes calls.", |w| {
+        u64::from(w.ready)
+    }),
+    ("cell_worker_connections", "gauge", "Connections of clients to this user's worker.", |w| {
         w.connections
     }),
-    ("cell_worker_guest_memory_bytes", "Memory and tables of the worker's instances.", |w| {
+    ("cell_worker_guest_memory_bytes", "gauge", "Memory and tables of its instances.", |w| {
         w.memory_bytes
     }),
-    ("cell_worker_resident_bytes", "Memory that the worker's process occupies.", |w| {
+    ("cell_worker_resident_bytes", "gauge", "Memory that the worker's process occupies.", |w| {
         w.resident_bytes
+    }),
+    ("cell_worker_allocations_total", "counter", "Allocations of threads that serve calls.", |w| {
+        w.allocations
     }),
 ];
 
