@@ -1,4 +1,4 @@
-//! Counts heap allocations, each thread its own: a call of a cell needs none, and that shows here.
+//! Counts heap allocations, each thread its own: that a call works in memory it has shows here.
 #![allow(
     unsafe_code,
     reason = "an allocator has an unsafe contract; this one counts and hands everything on"

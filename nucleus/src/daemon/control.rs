@@ -87,7 +87,7 @@ pub(crate) struct WorkerRow {
     pub(crate) connections: u64,
     /// Linear memory and tables of its instances.
     pub(crate) memory_bytes: u64,
-    /// Heap allocations of the threads that serve calls, since it started: a call needs none.
+    /// Heap allocations of the threads that serve calls, since it started: two for each call, both of Wasmtime.
     pub(crate) allocations: u64,
     /// What the whole process occupies.
     pub(crate) resident_bytes: u64,
