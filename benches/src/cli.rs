@@ -2,19 +2,19 @@
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::measure::Rounds;
 use crate::placement::{Cores, Mode};
 use crate::report::Report;
-use crate::{bare, floor, house, process, shared, socket};
+use crate::{bare, curves, floor, house, process, shared, socket};
 
 /// With these set, every error value on a measured path walks the stack.
 const BACKTRACE_VARIABLES: [&str; 2] = ["RUST_BACKTRACE", "RUST_LIB_BACKTRACE"];
@@ -60,6 +60,12 @@ enum Part {
         #[arg(long, default_value_t = 10_000)]
         cells: u32,
     },
+    /// Measure how cost grows with load, connections, cells and payload, and draw it.
+    Curves {
+        /// Where the pictures go, and the figures they are made of.
+        #[arg(long, value_name = "DIRECTORY", default_value = "docs/performance")]
+        out: PathBuf,
+    },
     /// The floor's server: echoes frames on a Unix socket.
     #[command(hide = true)]
     Echo { socket: PathBuf },
@@ -86,6 +92,11 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// Fails once the run was interrupted, so that what was started is also stopped.
+    pub(crate) fn check_interrupted(&self) -> anyhow::Result<()> {
+        if self.interrupted.load(Relaxed) { bail!("interrupted") } else { Ok(()) }
+    }
+
     pub(crate) fn wants(&self, work: &str) -> bool {
         work.contains(&self.filter)
     }
@@ -103,6 +114,7 @@ pub(crate) fn main() -> ExitCode {
         }
         Some(Part::Spin { core }) => process::end_with_parent().and_then(|()| process::spin(*core)),
         Some(Part::Launch { command }) => process::launch(command),
+        Some(Part::Curves { out }) => cli.run_curves(out),
         Some(Part::House { cells }) => cli.run_house(*cells),
         None => cli.run(),
     };
@@ -132,6 +144,13 @@ impl Cli {
         let (plan, cores, mut report) = self.prepare()?;
         house::measure(&plan, cells, &cores, &mut report)?;
         report.finish(self.json.as_deref())
+    }
+
+    fn run_curves(&self, out: &Path) -> anyhow::Result<bool> {
+        let (plan, _, mut report) = self.prepare()?;
+        curves::measure(&plan, out, &mut report)?;
+        report.note(&format!("drawn into {}", out.display()));
+        Ok(true)
     }
 
     fn run(&self) -> anyhow::Result<bool> {

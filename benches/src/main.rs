@@ -5,6 +5,7 @@
 
 mod bare;
 mod cli;
+mod curves;
 mod floor;
 mod house;
 mod measure;
@@ -12,6 +13,7 @@ mod nucleus;
 mod ours;
 mod payload;
 mod placement;
+mod plot;
 mod process;
 mod report;
 mod row;

@@ -2,10 +2,8 @@
 //!
 //! It knows neither sockets nor wasm: a [`Side`] does the work and says what it saw.
 
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
 use hdrhistogram::Histogram;
 
 use crate::cli::Plan;
@@ -83,9 +81,7 @@ pub(crate) fn compare(
     floor_tally.histogram.reset();
     ours_tally.histogram.reset();
     for round in 0..count {
-        if plan.interrupted.load(Relaxed) {
-            bail!("interrupted");
-        }
+        plan.check_interrupted()?;
         if round.is_multiple_of(2) {
             floor.slice(slice, &mut floor_tally);
             ours.slice(slice, &mut ours_tally);

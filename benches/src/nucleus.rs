@@ -94,7 +94,8 @@ impl Nucleus {
     /// Waits until a cell's socket is there.
     pub(crate) fn wait_for(&self, cell: &str, time_max: Duration) -> anyhow::Result<()> {
         let started = Instant::now();
-        while !self.socket_of(cell).exists() {
+        // It exists a moment before anybody listens.
+        while UnixStream::connect(self.socket_of(cell)).is_err() {
             if started.elapsed() > time_max {
                 bail!("{cell} is not live after {time_max:?}");
             }

@@ -14,8 +14,8 @@ use crate::measure::{Side, Tally};
 use crate::payload::Payload;
 
 /// Modest, so that what is set aside for the calls in flight stays small.
-/// A call of 1 MiB burns a little over two million: one for each byte of request and reply.
-const OPTIONS: CallOptions = CallOptions { fuel: Fuel(5_000_000), timeout: TIMEOUT_DEFAULT };
+/// A call burns a little more than one for each byte of request and reply, of which there may be 16 MiB.
+const OPTIONS: CallOptions = CallOptions { fuel: Fuel(50_000_000), timeout: TIMEOUT_DEFAULT };
 
 /// What the bytes go through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,9 +24,9 @@ pub(crate) enum Way {
     SharedMemory,
 }
 
-fn connect(socket: &Path, way: Way) -> anyhow::Result<(Client, RawSlot)> {
+fn connect(socket: &Path, cell: &str, way: Way) -> anyhow::Result<(Client, RawSlot)> {
     let config = Config { shared_memory: way == Way::SharedMemory, ..Config::default() };
-    let mut client = Client::connect_with(socket, "echo", config).context("connect to the cell")?;
+    let mut client = Client::connect_with(socket, cell, config).context("connect to the cell")?;
     ensure!(client.shares_memory() == config.shared_memory, "the worker shares no memory");
     let slot = client.open_raw("echo").context("open the receptor")?;
     Ok((client, slot))
@@ -49,7 +49,17 @@ pub(crate) struct Call {
 
 impl Call {
     pub(crate) fn new(socket: &Path, way: Way, payload: usize) -> anyhow::Result<Self> {
-        let (client, slot) = connect(socket, way)?;
+        Self::named(socket, "echo", way, payload)
+    }
+
+    /// The same of another cell that echoes.
+    pub(crate) fn named(
+        socket: &Path,
+        cell: &str,
+        way: Way,
+        payload: usize,
+    ) -> anyhow::Result<Self> {
+        let (client, slot) = connect(socket, cell, way)?;
         Ok(Self { client, slot, payload: Payload::new(payload) })
     }
 
@@ -93,7 +103,7 @@ pub(crate) struct Pipelined {
 
 impl Pipelined {
     pub(crate) fn new(socket: &Path, way: Way, payload: usize) -> anyhow::Result<Self> {
-        let (client, slot) = connect(socket, way)?;
+        let (client, slot) = connect(socket, "echo", way)?;
         Ok(Self {
             client,
             slot,

@@ -17,14 +17,20 @@ use crate::row::{Row, Unit};
 #[derive(Debug)]
 pub(crate) struct Report {
     rows: Vec<Row>,
+    machine: String,
 }
 
 impl Report {
+    /// What is measured where, in a line.
+    pub(crate) fn machine(&self) -> &str {
+        &self.machine
+    }
+
     /// Says what is measured where.
     pub(crate) fn new(plan: &Plan, cores: &Cores) -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let load = read("/proc/loadavg");
-        println!(
+        let machine = format!(
             "{} rounds of {} ms for each side; {} cores, load {}, Linux {}",
             plan.rounds.count,
             plan.rounds.slice.as_millis(),
@@ -32,6 +38,7 @@ impl Report {
             load.split(' ').next().unwrap_or_default(),
             read("/proc/sys/kernel/osrelease").trim(),
         );
+        println!("{machine}");
         println!();
         println!(
             "{:32} {:10} {:>10} {:>10} {:>10} {:>10} {:9} {:>6} {:>6} {:>13}  {:24} {:4} {:>6}",
@@ -49,7 +56,7 @@ impl Report {
             "met",
             "errors"
         );
-        Self { rows: Vec::new() }
+        Self { rows: Vec::new(), machine }
     }
 
     /// Prints and keeps a row.

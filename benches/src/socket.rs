@@ -64,22 +64,28 @@ impl Stage {
         let directory =
             tempfile::Builder::new().prefix("cell-bench-").tempdir().context("make a directory")?;
         let echo_socket = directory.path().join("echo.sock");
-        let mut echo = Process::of_part("echo", &[echo_socket.as_os_str()])?;
-        let started = Instant::now();
-        // A connection that says nothing and closes is of no consequence.
-        while UnixStream::connect(&echo_socket).is_err() {
-            echo.check_alive().context("start the floor's server")?;
-            if started.elapsed() > START_TIME_MAX {
-                bail!("the floor's server did not start in {START_TIME_MAX:?}");
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
+        let echo = start_echo(&echo_socket)?;
         let spinners = (mode == Mode::Awake).then(|| Spinners::start(cores)).transpose()?;
         cores.pin_process(echo.id()?, mode)?;
         cores.pin_process(nucleus.worker()?, mode)?;
         cores.pin_this_process(mode)?;
         Ok(Self { nucleus, _echo: echo, echo_socket, spinners, _directory: directory })
     }
+}
+
+/// Starts the floor's server.
+pub(crate) fn start_echo(socket: &Path) -> anyhow::Result<Process> {
+    let mut echo = Process::of_part("echo", &[socket.as_os_str()])?;
+    let started = Instant::now();
+    // A connection that says nothing and closes is of no consequence.
+    while UnixStream::connect(socket).is_err() {
+        echo.check_alive().context("start the floor's server")?;
+        if started.elapsed() > START_TIME_MAX {
+            bail!("the floor's server did not start in {START_TIME_MAX:?}");
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(echo)
 }
 
 /// One line of the table.

@@ -38,6 +38,8 @@ cell_abi::limits! {
         ///
         /// Who writes more waits until the other side has read some.
         RING_BYTES: usize;
+    }
+    crate::ring::spin {
         /// Longest time a side looks for its peer's bytes in shared memory.
         ///
         /// It sleeps until the peer wakes it.

@@ -7,7 +7,7 @@
 //! its own positions, and a peer's that cannot be is [`Impossible`].
 
 mod memory;
-mod spin;
+pub(crate) mod spin;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -33,7 +33,7 @@ const DATA: usize = 4096;
 /// Bytes of the shared memory.
 pub const SHARED_BYTES: usize = DATA + 2 * RING_BYTES;
 /// A peer learns of bytes that were read when they are so many: it needs them only to write on.
-const READ_UNTOLD_MAX: u64 = RING_BYTES as u64 / 4;
+const READ_UNTOLD: u64 = RING_BYTES as u64 / 4;
 
 /// The peer's positions cannot be: it is broken, or it lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -179,7 +179,7 @@ impl Ring {
     /// its bell must be rung.
     #[must_use = "a peer whose bell is not rung sleeps on"]
     pub fn tell(&mut self) -> bool {
-        let read = self.read - self.read_told >= READ_UNTOLD_MAX;
+        let read = self.read - self.read_told >= READ_UNTOLD;
         if self.written == self.written_told && !read {
             return false;
         }

@@ -14,7 +14,7 @@ const LOOKS_TOGETHER: u32 = 10;
 /// One wait in so many is tried as if the peer had a processor of its own.
 const TRIED_APART: u32 = 64;
 /// Waits in vain that halve the time, each.
-const HALVINGS_MAX: u32 = 6;
+const HALVINGS: u32 = 6;
 
 /// Spins less the more often it was in vain.
 #[derive(Debug, Default)]
@@ -61,7 +61,7 @@ impl Spin {
 
     /// Nothing came as long as was looked for it.
     pub fn gave_up(&mut self) {
-        self.in_vain = (self.in_vain + 1).min(HALVINGS_MAX);
+        self.in_vain = (self.in_vain + 1).min(HALVINGS);
     }
 
     /// What was waited for came after this time, asleep: had it paid to look longer?

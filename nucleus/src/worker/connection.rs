@@ -50,7 +50,7 @@ const READS_PER_TURN: usize = 16;
 pub(super) const COPIED_REPLY_BYTES_MAX: usize = 16 << 10;
 
 /// Buffers that a connection keeps for replies to come, up to this size.
-const KEPT_BYTES_MAX: usize = 64 << 10;
+const KEPT_BYTES: usize = 64 << 10;
 
 /// What the loop must do for a connection.
 #[derive(Debug)]
@@ -319,7 +319,7 @@ impl Connection {
                     self.unsent_bytes = self.unsent_bytes.saturating_sub(sent);
                     if segment.advance(sent)
                         && let Some(Segment::Bytes { bytes, .. }) = self.unsent.pop_front()
-                        && bytes.capacity() <= KEPT_BYTES_MAX
+                        && bytes.capacity() <= KEPT_BYTES
                     {
                         self.spare = bytes;
                     }
@@ -443,7 +443,7 @@ impl Connection {
         if self.closing {
             return;
         }
-        if bytes.is_empty() && bytes.capacity() > KEPT_BYTES_MAX {
+        if bytes.is_empty() && bytes.capacity() > KEPT_BYTES {
             bytes = Vec::new();
         }
         self.pending = bytes;

@@ -38,7 +38,7 @@ pub(super) const CONNECTIONS_MAX: usize = 4096;
 /// turns with other connections' calls.
 const FUEL_PER_TURN: u64 = SLICE_FUEL;
 /// Buffers that are kept for requests to come: as many as a turn may read.
-const REQUESTS_KEPT_MAX: usize = FRAMES_PER_TURN;
+const REQUESTS_KEPT: usize = FRAMES_PER_TURN;
 /// Turns of clients that share memory before the loop looks at its sockets.
 const TURNS_PER_LOOK: usize = 64;
 /// How often deadlines, stalled connections and cancelled calls are looked at.
@@ -651,7 +651,7 @@ impl EventLoop {
         match done {
             Done::Ended(ended, request) => {
                 connection.end(ended);
-                if self.requests.len() < REQUESTS_KEPT_MAX {
+                if self.requests.len() < REQUESTS_KEPT {
                     self.requests.push(request);
                 }
             }
