@@ -10,6 +10,9 @@ use rkyv::util::AlignedVec;
 /// Small frames are read through a buffer of this many bytes; the rest of a payload that does not
 /// fit goes from the system straight to where it stays.
 const BUFFER_BYTES: usize = 64 << 10;
+/// After a frame with a larger payload, so much is read at first.
+const LARGE_BYTES: u32 = 16 << 10;
+const WITH_HEADER_BYTES: usize = 4 << 10;
 /// Payload buffers that came back are kept up to this many bytes in total.
 pub(crate) const SPARE_BYTES_MAX: usize = 4 << 20;
 
@@ -21,6 +24,8 @@ pub(crate) struct Inbox {
     /// Bytes to drop before the next header: padding, and payload that nobody wants.
     skip: u64,
     partial: Option<Partial>,
+    /// The last frame was large, and so may be the next.
+    after_large: bool,
     spares: Vec<AlignedVec>,
     spare_bytes: usize,
 }
@@ -41,6 +46,7 @@ impl Inbox {
             end: 0,
             skip: 0,
             partial: None,
+            after_large: false,
             spares: Vec::new(),
             spare_bytes: 0,
         }
@@ -57,7 +63,10 @@ impl Inbox {
             Some(partial) => partial.payload.get_mut(partial.filled..).unwrap_or_default(),
             None => &mut [],
         };
-        (lacking, self.buffer.get_mut(self.end..).unwrap_or_default())
+        // What comes with a large frame's header is copied once more; so little of it comes with it.
+        let end = if self.after_large { self.end + WITH_HEADER_BYTES } else { usize::MAX };
+        let end = end.min(self.buffer.len());
+        (lacking, self.buffer.get_mut(self.end..end).unwrap_or_default())
     }
 
     /// Notes that this many bytes were written to [`space`](Self::space).
@@ -127,6 +136,7 @@ impl Inbox {
             return Ok(None);
         };
         let header = Header::decode(header)?;
+        self.after_large = header.payload_bytes > LARGE_BYTES;
         let kept = keep(&header)?.min(header.payload_bytes);
         self.start += HEADER_BYTES;
         self.skip = u64::from(header.payload_bytes - kept) + header.padding() as u64;

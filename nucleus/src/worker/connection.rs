@@ -44,6 +44,8 @@ pub(super) const SEND_TIME_MAX: Duration = Duration::from_secs(30);
 pub(super) const FRAMES_PER_TURN: usize = 32;
 /// Frames handled before the loop looks at its other connections.
 pub(super) const FRAMES_PER_SHARED_TURN: usize = 8;
+/// What is read at first after a call whose payload went straight to its mailbox.
+const WITH_HEADER_BYTES: usize = 4 << 10;
 /// Reads from one socket before the loop looks at its other connections.
 const READS_PER_TURN: usize = 16;
 /// Replies up to this size are copied to be sent together; larger ones go straight from the guest.
@@ -114,6 +116,10 @@ pub(super) struct Connection {
     greeted: bool,
     /// The socket may have more to read.
     pub(super) readable: bool,
+    /// The last call was large, and so may be the next.
+    after_large: bool,
+    /// How much the last read could have got.
+    asked: usize,
     /// An event comes when the socket takes more.
     awaits_room: bool,
     /// The client sends no more: what is left is to be read to its end, which brings no new event.
@@ -175,6 +181,8 @@ impl Connection {
             slots: Vec::new(),
             greeted: false,
             readable: true,
+            after_large: false,
+            asked: 0,
             awaits_room: false,
             read_closed: false,
             pending: Vec::new(),
@@ -238,15 +246,27 @@ impl Connection {
             }
             let read = match &mut self.stage {
                 Stage::Fill { begun, filled } => {
-                    self.wire.read(begun.request_mut().get_mut(*filled..).unwrap_or_default())
+                    let rest = begun.request_mut().get_mut(*filled..).unwrap_or_default();
+                    self.asked = rest.len();
+                    self.wire.read(rest)
                 }
-                _ => self.wire.read(turn.buffer),
+                _ => {
+                    // What comes with a large call's header is copied once more; so little of it
+                    // comes with it.
+                    let most = if self.after_large { WITH_HEADER_BYTES } else { turn.buffer.len() };
+                    self.asked = most;
+                    self.wire.read(turn.buffer.get_mut(..most).unwrap_or_default())
+                }
             };
             match read {
                 Ok(0) => return false,
                 Ok(read) => {
                     self.progressed = turn.now;
                     if !self.take(read, turn) {
+                        return true;
+                    }
+                    if matches!(turn.tasks.last(), Some(Task::Finish(_))) {
+                        // It is answered before more is looked for.
                         return true;
                     }
                 }
@@ -412,13 +432,13 @@ impl Connection {
 
     /// Handles bytes just read: `read` of them, in the buffer or in the mailbox.
     fn take(&mut self, read: usize, turn: &mut Turn<'_>) -> bool {
+        // A short read means that the socket is drained; the next bytes bring a new event.
+        self.readable = read == self.asked || self.read_closed;
         if let Stage::Fill { filled, .. } = &mut self.stage {
             *filled += read;
             self.finish_if_filled(turn.tasks);
             return true;
         }
-        // A short read means that the socket is drained; the next bytes bring a new event.
-        self.readable = read == turn.buffer.len() || self.read_closed;
         if self.pending.is_empty() {
             // The turn's buffer is lent out while frames in it are handled.
             let buffer = mem::take(&mut turn.buffer);
@@ -516,7 +536,8 @@ impl Connection {
         let header = Header::decode(header)?;
         let payload = usize::try_from(header.payload_bytes).unwrap_or(usize::MAX);
         let whole = whole_bytes(&header);
-        if header.kind == Kind::Call && whole > BUFFERED_BYTES_MAX {
+        self.after_large = header.kind == Kind::Call && whole > BUFFERED_BYTES_MAX;
+        if self.after_large {
             return Ok(Some(self.large_call(header, turn)));
         }
         if bytes.len() < whole {
