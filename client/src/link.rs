@@ -41,6 +41,8 @@ const SOCKET_TIMEOUT_MIN: Duration = Duration::from_millis(1);
 /// What an event is about.
 const BYTES: epoll::EventData = epoll::EventData::new_u64(0);
 const ALARM: epoll::EventData = epoll::EventData::new_u64(1);
+/// Requests that are sent together at most, so that the server works while more are made.
+const REQUESTS_TOGETHER: usize = 16;
 /// A wait that would be longer is one without an end.
 pub(crate) const SOCKET_TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -57,6 +59,8 @@ pub(crate) struct Link {
     ready: VecDeque<Done>,
     closed: Option<Closed>,
     next_id: u64,
+    /// Requests since the last ones were sent.
+    unsent_requests: usize,
     /// When the clock was last looked at.
     now: Instant,
     /// Whether it must be looked at again before anything else waits.
@@ -110,6 +114,7 @@ impl Link {
             ready: VecDeque::with_capacity(CALLS_IN_FLIGHT_MAX),
             closed: None,
             next_id: 0,
+            unsent_requests: 0,
             now: Instant::now(),
             stale: false,
             earliest: None,
@@ -197,7 +202,9 @@ impl Link {
         self.earliest = earlier(self.earliest, deadline);
         let large = self.session.ask(&header, payload, deadline);
         let mut tail = if large { Tail::new(payload) } else { Tail::empty() };
-        if large || flush {
+        self.unsent_requests += 1;
+        if large || flush || self.unsent_requests >= REQUESTS_TOGETHER {
+            self.unsent_requests = 0;
             let sent = self.send(&mut tail, deadline);
             // The frame has begun, so it must go on, even if its call is given up.
             tail.move_to(&mut self.session.outbox);

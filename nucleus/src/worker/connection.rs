@@ -41,7 +41,7 @@ pub(super) const STALL_TIME_MAX: Duration = Duration::from_secs(10);
 /// Time a large reply may take to be sent: it keeps its instance for so long.
 pub(super) const SEND_TIME_MAX: Duration = Duration::from_secs(30);
 /// Frames handled in one turn of a connection that has its loop to itself.
-pub(super) const FRAMES_PER_TURN: usize = 32;
+pub(super) const FRAMES_PER_TURN: usize = 16;
 /// Frames handled before the loop looks at its other connections.
 pub(super) const FRAMES_PER_SHARED_TURN: usize = 8;
 /// What is read at first after a call whose payload went straight to its mailbox.

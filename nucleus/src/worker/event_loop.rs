@@ -39,8 +39,8 @@ pub(super) const CONNECTIONS_MAX: usize = 4096;
 const FUEL_PER_TURN: u64 = SLICE_FUEL;
 /// Buffers that are kept for requests to come: as many as a turn may read.
 const REQUESTS_KEPT: usize = FRAMES_PER_TURN;
-/// Turns of clients that share memory before the loop looks at its sockets.
-const TURNS_PER_LOOK: usize = 64;
+/// How long clients that share memory keep a loop from its sockets, apart from their last turn.
+const LOOK_TIME: Duration = Duration::from_micros(50);
 /// How often deadlines, stalled connections and cancelled calls are looked at.
 const TICK: Duration = Duration::from_millis(25);
 const WAKE: Token = Token(usize::MAX);
@@ -351,19 +351,16 @@ impl EventLoop {
             place.is_some_and(|(connection, _)| connection.has_shared_work())
         };
         let mut looks = std::mem::take(&mut self.looks);
-        let mut found = true;
-        for turn in 0..TURNS_PER_LOOK {
+        let (mut found, mut began) = (true, None);
+        while found {
             let any_has = || self.awake.iter().any(|at| has_work(self, *at));
-            found = match (self.is_busy(), turn) {
+            found = match (self.is_busy(), self.yielded) {
                 // With other work at hand nobody is waited for.
                 (true, _) => any_has(),
-                (false, 0) if self.yielded => looks.look_again(&any_has),
-                (false, _) => looks.look(&any_has),
+                (false, true) => looks.look_again(&any_has),
+                (false, false) => looks.look(&any_has),
             };
             self.yielded = false;
-            if !found {
-                break;
-            }
             let now = Instant::now();
             for place in 0..self.awake.len() {
                 if let Some(at) = self.awake.get(place).copied()
@@ -371,6 +368,10 @@ impl EventLoop {
                 {
                     self.connection_ready(at, true, false, now);
                 }
+            }
+            let since = *began.get_or_insert(now);
+            if self.is_busy() || now.saturating_duration_since(since) > LOOK_TIME {
+                break;
             }
         }
         self.looks = looks;

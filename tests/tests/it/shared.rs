@@ -1,6 +1,6 @@
 //! Calls through memory that client and worker share.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
@@ -125,6 +125,41 @@ fn a_long_call_is_waited_for_asleep_and_times_out() {
         other => panic!("{other:?}"),
     }
     client.ping().unwrap();
+    nucleus.down();
+}
+
+/// One that always has bytes in its memory keeps nobody else from being served: not at a socket, and
+/// not through memory.
+#[test]
+fn a_greedy_client_lets_others_through() {
+    let nucleus = echo();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut client = connect(&nucleus);
+                let slot = client.open_raw("run").unwrap();
+                let mut in_flight = 0;
+                while !stop.load(Relaxed) || in_flight > 0 {
+                    while in_flight < 200 && !stop.load(Relaxed) {
+                        client.send_raw(&slot, &[1; 64], OPTIONS).unwrap();
+                        in_flight += 1;
+                    }
+                    client.receive().unwrap().1.unwrap();
+                    in_flight -= 1;
+                }
+            });
+        }
+        for mut client in [nucleus.client("echo"), connect(&nucleus)] {
+            let slot = client.open_raw("run").unwrap();
+            for number in 0..1000_u32 {
+                let request = number.to_le_bytes();
+                let reply = client.call_raw(&slot, &request, OPTIONS).unwrap();
+                assert_eq!(reply.bytes(), request);
+            }
+        }
+        stop.store(true, Relaxed);
+    });
     nucleus.down();
 }
 
