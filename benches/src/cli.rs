@@ -147,8 +147,8 @@ impl Cli {
     }
 
     fn run_curves(&self, out: &Path) -> anyhow::Result<bool> {
-        let (plan, _, mut report) = self.prepare()?;
-        curves::measure(&plan, out, &mut report)?;
+        let (plan, _, report) = self.prepare()?;
+        curves::measure(&plan, out, &report)?;
         report.note(&format!("drawn into {}", out.display()));
         Ok(true)
     }

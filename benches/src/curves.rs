@@ -30,7 +30,7 @@ use crate::report::Report;
 use crate::socket::start_echo;
 
 /// Payload of every call but those of the payload's curve.
-const BYTES: usize = 64;
+const BYTES: u32 = 64;
 /// A header and that payload; requests and replies are alike.
 const FRAME_BYTES: usize = 96;
 /// Calls a connection may have in flight; those that are due beyond it wait, and their time counts.
@@ -50,7 +50,7 @@ const FUEL: Fuel = Fuel(50_000_000);
 const DEPLOY_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Measures all curves and draws them into a directory, beside the figures they are made of.
-pub(crate) fn measure(plan: &Plan, directory: &Path, report: &mut Report) -> anyhow::Result<()> {
+pub(crate) fn measure(plan: &Plan, directory: &Path, report: &Report) -> anyhow::Result<()> {
     std::fs::create_dir_all(directory).context("make the directory")?;
     let nucleus = Nucleus::start()?;
     let home = tempfile::Builder::new().prefix("cell-bench-").tempdir()?;
@@ -60,9 +60,9 @@ pub(crate) fn measure(plan: &Plan, directory: &Path, report: &mut Report) -> any
     let time = plan.rounds.slice * plan.rounds.count / 2;
     let charts = [
         load(plan, &servers, time, report)?,
-        connections(plan, &servers, time, report)?,
+        connections(plan, &servers, time)?,
         cells(plan, &servers, time, report)?,
-        payloads(plan, &servers, report)?,
+        payloads(plan, &servers)?,
     ];
     for chart in &charts {
         chart.draw(directory).with_context(|| format!("draw {}", chart.file))?;
@@ -131,7 +131,7 @@ impl Wire {
 
     fn new(stream: UnixStream, header: &Header) -> Self {
         let mut frame = [0; FRAME_BYTES];
-        let header = Header { payload_bytes: BYTES as u32, ..*header }.encode();
+        let header = Header { payload_bytes: BYTES, ..*header }.encode();
         for (to, from) in frame.iter_mut().zip(header) {
             *to = from;
         }
@@ -192,7 +192,7 @@ fn load(
     plan: &Plan,
     servers: &Servers<'_>,
     time: Duration,
-    report: &mut Report,
+    report: &Report,
 ) -> anyhow::Result<Chart> {
     let mut all = Vec::new();
     for (name, mut wire) in servers.both()? {
@@ -260,12 +260,7 @@ fn open_loop(wire: &mut Wire, rate: u32, time: Duration) -> anyhow::Result<Optio
 }
 
 /// Throughput against connections, each with one call in flight.
-fn connections(
-    plan: &Plan,
-    servers: &Servers<'_>,
-    time: Duration,
-    _report: &mut Report,
-) -> anyhow::Result<Chart> {
+fn connections(plan: &Plan, servers: &Servers<'_>, time: Duration) -> anyhow::Result<Chart> {
     let (mut floor, mut cell) = (Series::new("floor", "calls/s"), Series::new("cell", "calls/s"));
     for count in CONNECTIONS {
         plan.check_interrupted()?;
@@ -323,7 +318,7 @@ fn cells(
     plan: &Plan,
     servers: &Servers<'_>,
     time: Duration,
-    report: &mut Report,
+    report: &Report,
 ) -> anyhow::Result<Chart> {
     let name = |cell: u32| format!("live-{cell}");
     let (mut one, mut each) =
@@ -370,7 +365,7 @@ fn in_turn(wires: &mut [Wire], time: Duration) -> anyhow::Result<f64> {
 }
 
 /// Bandwidth against payload.
-fn payloads(plan: &Plan, servers: &Servers<'_>, _report: &mut Report) -> anyhow::Result<Chart> {
+fn payloads(plan: &Plan, servers: &Servers<'_>) -> anyhow::Result<Chart> {
     servers.nucleus.put(
         "wide",
         &ECHO.replace("1048576", "16777216").replace("\"memory\") 18", "\"memory\") 258"),

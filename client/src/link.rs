@@ -74,6 +74,12 @@ pub(crate) struct Link {
     rings_at: Option<Instant>,
 }
 
+/// The server's hello, and the memory that came along.
+struct TheirHello {
+    hello: [u8; HELLO_BYTES],
+    file: Option<OwnedFd>,
+}
+
 /// A request that ended: answered, or with `None` timed out.
 #[derive(Debug)]
 pub(crate) struct Done {
@@ -131,7 +137,7 @@ impl Link {
         self.session = Session::greeted(config.reply_bytes_max);
         self.session.outbox.push(&hello.encode());
         self.send(&mut Tail::empty(), deadline)?;
-        let (theirs, file) = loop {
+        let TheirHello { hello, file } = loop {
             self.look_at_clock();
             if deadline.is_some_and(|deadline| deadline <= self.now) {
                 return Err(Error::TimedOut);
@@ -141,7 +147,7 @@ impl Link {
                 break hello;
             }
         };
-        let theirs = Hello::decode(&theirs).map_err(|error| Error::from(Closed::from(error)))?;
+        let theirs = Hello::decode(&hello).map_err(|error| Error::from(Closed::from(error)))?;
         if theirs.features & FEATURE_SHARED_MEMORY != 0 {
             let file = file.ok_or(Error::Io(io::ErrorKind::InvalidData))?;
             self.shared = Some(Ring::attach(file).map_err(|error| Error::Io(error.kind()))?);
@@ -150,7 +156,7 @@ impl Link {
     }
 
     /// The server's hello, which is sent in one piece, and the memory that came with it.
-    fn receive_hello(&self) -> Result<Option<([u8; HELLO_BYTES], Option<OwnedFd>)>, Error> {
+    fn receive_hello(&self) -> Result<Option<TheirHello>, Error> {
         let mut hello = [0; HELLO_BYTES];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -166,7 +172,7 @@ impl Link {
             _ => None,
         });
         match got {
-            HELLO_BYTES => Ok(Some((hello, file))),
+            HELLO_BYTES => Ok(Some(TheirHello { hello, file })),
             _ => Err(self.session.end_of_stream().into()),
         }
     }

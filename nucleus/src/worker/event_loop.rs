@@ -624,9 +624,7 @@ impl EventLoop {
 
     /// Polls a task once; when it is done, returns what its call burned.
     fn poll_task(&mut self, task: usize) -> Option<u64> {
-        let Some(Place { future, waker, task: place }) = self.running.get_mut(task) else {
-            return None;
-        };
+        let Place { future, waker, task: place } = self.running.get_mut(task)?;
         let running = place.as_mut()?;
         running.queued = false;
         let (connection, serial) = (running.connection, running.serial);

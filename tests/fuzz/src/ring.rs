@@ -22,14 +22,15 @@ pub fn ring(data: &[u8]) {
     let mut honest = true;
     while !steps.is_empty() {
         let (step, length) = (steps.u8(), usize::from(steps.u16()) * 5);
-        let buffer = &mut buffer[..length.min(RING_BYTES + 8)];
+        let (buffer, _) = buffer.split_at_mut(length.min(RING_BYTES + 8));
         match step % 8 {
             0 if honest => to_server.write(&mut client, buffer),
             1 if honest => to_client.read(&mut client, buffer),
             2 => {
                 let place = usize::from(steps.u8());
                 let lie = u64::from(steps.u32()) | (u64::from(steps.u32()) << 32);
-                memory.word(CONTROLS[place % CONTROLS.len()]).store(lie, Relaxed);
+                let place = CONTROLS.into_iter().cycle().nth(place).unwrap_or(0);
+                memory.word(place).store(lie, Relaxed);
                 honest = false;
             }
             3 => {
@@ -78,7 +79,7 @@ impl Stream {
     fn read(&mut self, ring: &mut Ring, buffer: &mut [u8]) {
         let read = ring.read(buffer).expect("an honest peer");
         assert!(read <= self.written - self.read);
-        for (at, byte) in buffer[..read].iter().enumerate() {
+        for (at, byte) in buffer.iter().take(read).enumerate() {
             assert_eq!(*byte, pattern(self.read + at));
         }
         self.read += read;
@@ -87,5 +88,5 @@ impl Stream {
 }
 
 fn pattern(at: usize) -> u8 {
-    (at * 31 % 251) as u8
+    (at * 31 % 251).to_le_bytes()[0]
 }

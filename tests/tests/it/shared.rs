@@ -30,7 +30,8 @@ fn a_call_is_the_same_as_through_the_socket() {
     let slots = (shared.open_raw("run").unwrap(), plain.open_raw("run").unwrap());
     for length in [0, 1, 7, 8, 9, 64, 4095, 4097, 16_384, 16_385, 32_700, 65_536, 131_071, 131_072]
     {
-        let request: Vec<u8> = (0..length).map(|at| (at * 7 % 253) as u8).collect();
+        let request: Vec<u8> =
+            (0..length).map(|at: usize| (at * 7 % 253).to_le_bytes()[0]).collect();
         for _ in 0..3 {
             let through = shared.call_raw(&slots.0, &request, OPTIONS).unwrap();
             let beside = plain.call_raw(&slots.1, &request, OPTIONS).unwrap();
@@ -52,7 +53,7 @@ fn many_calls_in_flight_wait_for_room() {
     let nucleus = echo();
     let mut client = connect(&nucleus);
     let slot = client.open_raw("run").unwrap();
-    let request = |number: usize| vec![(number % 251) as u8; number * 523 % 131_072];
+    let request = |number: usize| vec![(number % 251).to_le_bytes()[0]; number * 523 % 131_072];
     let (mut asked, mut answered) = (std::collections::HashMap::new(), 0);
     for number in 0..800 {
         if asked.len() == 40 {
