@@ -57,10 +57,10 @@ impl Chart {
             (least / 1.5)..(most * 1.5)
         };
         let mut chart = ChartBuilder::on(&area)
-            .caption(self.title, (FONT, 18))
+            .caption(self.title, (FONT, 22))
             .margin(12)
-            .x_label_area_size(44)
-            .y_label_area_size(64)
+            .x_label_area_size(48)
+            .y_label_area_size(72)
             .build_cartesian_2d(span(|p| p.0).log_scale(), span(|p| p.1).log_scale())?;
         chart
             .configure_mesh()
@@ -68,8 +68,8 @@ impl Chart {
             .y_desc(self.y)
             .x_label_formatter(&|value| short(*value))
             .y_label_formatter(&|value| short(*value))
-            .label_style((FONT, 13))
-            .axis_desc_style((FONT, 14))
+            .label_style((FONT, 16))
+            .axis_desc_style((FONT, 17))
             .draw()?;
         for (at, series) in self.series.iter().enumerate() {
             let color = Palette99::pick(at).to_rgba();
@@ -87,7 +87,7 @@ impl Chart {
             .position(SeriesLabelPosition::UpperLeft)
             .background_style(WHITE.mix(0.85))
             .border_style(BLACK.mix(0.3))
-            .label_font((FONT, 13))
+            .label_font((FONT, 16))
             .draw()?;
         area.present()?;
         Ok(())
