@@ -151,6 +151,13 @@ fn spec() -> CallSpec {
     CallSpec::new(AccountId::from_bytes([0; 32]), Fuel(FUEL), deadline, StopHandle::new())
 }
 
+/// Calls that do nothing but take place, for whoever counts what that takes.
+pub(crate) fn repeat_calls(times: u32) -> anyhow::Result<()> {
+    let sandbox = Arc::new(Sandbox::new(Allocation::OnDemand)?);
+    let cell = cell(&sandbox, ECHO, Isolation::Instance)?;
+    (0..times).try_for_each(|_| call(&cell)).map_err(|error| anyhow!(error))
+}
+
 /// One call as a worker makes it: takes an instance, uses it, gives it back.
 fn call(cell: &Arc<Cell>) -> Result<(), String> {
     let mut lease = drive(cell.checkout(0)).map_err(|(status, _)| status.describe().to_owned())?;

@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::measure::Rounds;
 use crate::placement::{Cores, Mode};
 use crate::report::Report;
-use crate::{bare, curves, floor, house, process, shared, socket};
+use crate::{bare, curves, floor, house, instructions, process, shared, socket};
 
 /// With these set, every error value on a measured path walks the stack.
 const BACKTRACE_VARIABLES: [&str; 2] = ["RUST_BACKTRACE", "RUST_LIB_BACKTRACE"];
@@ -66,6 +66,11 @@ enum Part {
         #[arg(long, value_name = "DIRECTORY", default_value = "docs/performance")]
         out: PathBuf,
     },
+    /// Count the instructions of the path of a call; fails when they are too many. Needs valgrind.
+    Instructions,
+    /// Does something so many times, for `instructions`.
+    #[command(hide = true)]
+    Repeat { work: String, times: u32 },
     /// The floor's server: echoes frames on a Unix socket.
     #[command(hide = true)]
     Echo { socket: PathBuf },
@@ -114,6 +119,8 @@ pub(crate) fn main() -> ExitCode {
         }
         Some(Part::Spin { core }) => process::end_with_parent().and_then(|()| process::spin(*core)),
         Some(Part::Launch { command }) => process::launch(command),
+        Some(Part::Instructions) => instructions::measure(Report::line),
+        Some(Part::Repeat { work, times }) => instructions::repeat(work, *times).map(|()| true),
         Some(Part::Curves { out }) => cli.run_curves(out),
         Some(Part::House { cells }) => cli.run_house(*cells),
         None => cli.run(),

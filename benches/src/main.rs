@@ -8,6 +8,7 @@ mod cli;
 mod curves;
 mod floor;
 mod house;
+mod instructions;
 mod measure;
 mod nucleus;
 mod ours;

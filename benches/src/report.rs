@@ -89,6 +89,11 @@ impl Report {
         self.rows.push(row);
     }
 
+    /// Prints a line of another table.
+    pub(crate) fn line(text: &str) {
+        println!("{text}");
+    }
+
     /// Prints a remark between rows.
     pub(crate) fn note(&self, text: &str) {
         println!("    {text}");

@@ -22,6 +22,7 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     workspace.build()?;
     step("commands in the documentation", || tidy::check_commands(workspace))?;
     step("limits in the documentation", || limits::check(workspace))?;
+    instructions(workspace)?;
     workspace.build_samples()?;
     tests(workspace)?;
     deny(workspace)?;
@@ -65,6 +66,17 @@ pub(crate) fn hostile(workspace: &Workspace, only: &[String]) -> anyhow::Result<
             suite.env("CELL_HOSTILE", only);
         }
         machine::run(&mut suite)
+    })
+}
+
+/// Time is never the same; the instructions of a call are, and these guard them.
+fn instructions(workspace: &Workspace) -> anyhow::Result<()> {
+    if !has("valgrind", &["--version"]) {
+        skip("instructions of a call", "valgrind is not installed");
+        return Ok(());
+    }
+    step("instructions of a call", || {
+        machine::run(workspace.command(workspace.binary("cell-bench")).arg("instructions"))
     })
 }
 
