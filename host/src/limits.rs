@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 cell_abi::limits! {
-    /// Fuel a guest burns before it lets the next call have the thread. About 0.1 ms of plain
+    /// Fuel a guest burns before it lets the next call have the thread. About 50 µs of plain
     /// arithmetic: a smaller slice answers neighbours sooner and costs more switches.
     ///
     /// The guest waits its turn and goes on.
