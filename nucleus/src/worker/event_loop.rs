@@ -324,10 +324,17 @@ impl EventLoop {
                 // call, have microseconds of work to do.
                 thread::yield_now();
             }
-            if !self.watching && !events.is_empty() {
-                self.watching = true;
-                self.clock.set(TICK);
+            if !events.is_empty() {
+                self.watch();
             }
+        }
+    }
+
+    /// Something may run into a time limit from here on.
+    fn watch(&mut self) {
+        if !self.watching {
+            self.watching = true;
+            self.clock.set(TICK);
         }
     }
 
@@ -367,6 +374,8 @@ impl EventLoop {
                     && has_work(self, at)
                 {
                     self.connection_ready(at, true, false, now);
+                    // No event came that would have seen to it.
+                    self.watch();
                 }
             }
             let since = *began.get_or_insert(now);
@@ -604,8 +613,13 @@ impl EventLoop {
                 });
             }
         }
+        if at_once && let Some(burned) = self.poll_task(at) {
+            return burned;
+        }
+        // It may have been started without an event.
+        self.watch();
         if at_once {
-            return self.poll_task(at).unwrap_or(SLICE_FUEL);
+            return SLICE_FUEL;
         }
         self.queue.push(connection, at);
         0

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cell_client::ring::{Memory, RING_BYTES, SHARED_BYTES};
 use cell_client::{CallOptions, Client, Config, Error, Fuel, Status};
@@ -161,6 +161,33 @@ fn a_greedy_client_lets_others_through() {
         }
         stop.store(true, Relaxed);
     });
+    nucleus.down();
+}
+
+/// A client that never sleeps rings no bell; the worker looks at the time all the same.
+#[test]
+fn a_call_that_follows_others_without_a_pause_is_timed_out() {
+    let nucleus = Nucleus::new();
+    let sleeps_if_asked = "(if (i32.eq (local.get $len) (i32.const 1)) (then
+        (i64.store (i32.const 24) (i64.const 60000000000))
+        (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128)))))";
+    let poll = "(import \"wasi_snapshot_preview1\" \"poll_oneoff\" (func $poll (param i32 i32 i32 i32) (result i32)))";
+    let handler =
+        format!("(i32.store (i32.const 16) (i32.const 1)) {sleeps_if_asked} {}", wat::ECHO);
+    nucleus.deploy_wat("echo", &wat::cell(poll, &handler), "call_ms_max = 300");
+    let mut client = connect(&nucleus);
+    let slot = client.open_raw("run").unwrap();
+    for _ in 0..5 {
+        // Longer than the clock's period, and without a pause in which it would be seen to stop.
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_millis(120) {
+            client.call_raw(&slot, &[], OPTIONS).unwrap();
+        }
+        match client.call_raw(&slot, &[0], OPTIONS) {
+            Err(Error::Failed { status: Status::TimedOut, .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
     nucleus.down();
 }
 
