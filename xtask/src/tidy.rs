@@ -12,7 +12,7 @@ use crate::workspace::Workspace;
 const LINES_MAX: usize = 600;
 /// Folders that hold nothing of ours.
 const LEFT_OUT: [&str; 2] = ["target", "wip"];
-const XTASKS: [&str; 7] = ["demo", "test", "bench", "fuzz", "ci", "limits", "help"];
+const XTASKS: [&str; 8] = ["demo", "test", "bench", "fuzz", "ci", "hostile", "limits", "help"];
 
 /// Checks sources, manifests and links.
 pub(crate) fn check(workspace: &Workspace) -> anyhow::Result<()> {

@@ -2,34 +2,28 @@
 //!
 //! It reads and writes only when the loop says that the socket may be ready, and never blocks.
 
-use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
-use cell_abi::frame::{
-    FEATURE_SHARED_MEMORY, HEADER_BYTES, HELLO_BYTES, Header, Hello, Kind, padding,
-};
-use cell_abi::{AccountId, Fingerprint, FrameError, Open, Status};
+use cell_abi::frame::{FEATURE_SHARED_MEMORY, HEADER_BYTES, HELLO_BYTES, Header, Hello, Kind};
+use cell_abi::{FrameError, Open, Status};
 use cell_host::StopHandle;
 use mio::net::UnixStream;
 use mio::{Registry, Token};
 
-use super::call::{Begun, Call, Ended, Payload, Route, refusal};
-use super::cells::{Cells, Entry};
-use super::purse::{CALLS_PER_USER_MAX, Purse};
-use super::unsent::{Segment, move_out, parts};
+use super::call::{Begun, Call, Ended, Payload, refusal};
+use super::purse::CALLS_PER_USER_MAX;
+use super::slots::{Party, Slot};
+use super::turn::{Task, Turn};
+use super::unsent::{KEPT_BYTES, Unsent};
 use super::wire::Wire;
 
-/// Bytes read from a socket at a time; also the size of each loop's read buffer.
-pub(super) const READ_BYTES: usize = 64 << 10;
 /// A call frame up to this size waits in a buffer until it is complete; the payload of a larger one
 /// is read straight into the guest's mailbox.
 pub(super) const BUFFERED_BYTES_MAX: usize = 32 << 10;
-/// Receptors one connection may have open.
-pub(super) const SLOTS_MAX: usize = 256;
 /// Calls one connection may have in flight; the socket is not read while there are as many.
 pub(super) const CALLS_IN_FLIGHT_MAX: usize = 256;
 /// Reply bytes that may wait for a slow reader; the socket is not read while there are more.
@@ -40,75 +34,14 @@ pub(super) const HELLO_TIME_MAX: Duration = Duration::from_secs(2);
 pub(super) const STALL_TIME_MAX: Duration = Duration::from_secs(10);
 /// Time a large reply may take to be sent: it keeps its instance for so long.
 pub(super) const SEND_TIME_MAX: Duration = Duration::from_secs(30);
-/// Frames handled in one turn of a connection that has its loop to itself.
-pub(super) const FRAMES_PER_TURN: usize = 16;
-/// Frames handled before the loop looks at its other connections.
-pub(super) const FRAMES_PER_SHARED_TURN: usize = 8;
 /// What is read at first after a call whose payload went straight to its mailbox.
 const WITH_HEADER_BYTES: usize = 4 << 10;
 /// Reads from one socket before the loop looks at its other connections.
 const READS_PER_TURN: usize = 16;
-/// Replies up to this size are copied to be sent together; larger ones go straight from the guest.
-pub(super) const COPIED_REPLY_BYTES_MAX: usize = 16 << 10;
-
-/// Buffers that a connection keeps for replies to come, up to this size.
-const KEPT_BYTES: usize = 64 << 10;
-
-/// What the loop must do for a connection.
-#[derive(Debug)]
-pub(super) enum Task {
-    /// Run a call whose request is here.
-    Run(Call, Vec<u8>),
-    /// Get an instance and a mailbox for a large request.
-    Begin(Call, u32),
-    /// Run a call whose large request is in its mailbox.
-    Finish(Begun),
-}
-
-impl Task {
-    /// What the task is stopped by.
-    pub(super) const fn limits(&self) -> (&StopHandle, Instant) {
-        match self {
-            Self::Run(call, _) | Self::Begin(call, _) => (&call.stop, call.deadline),
-            Self::Finish(begun) => begun.limits(),
-        }
-    }
-}
-
-/// What a turn works with: the loop's, lent to one connection after another.
-#[derive(Debug)]
-pub(super) struct Turn<'a> {
-    pub(super) buffer: &'a mut [u8],
-    /// Frames that may be handled.
-    pub(super) frames_max: usize,
-    /// What came of them.
-    pub(super) tasks: &'a mut Vec<Task>,
-    /// Memory of earlier requests.
-    pub(super) requests: &'a mut Vec<Vec<u8>>,
-    pub(super) now: Instant,
-}
-
-impl Turn<'_> {
-    fn is_full(&self) -> bool {
-        self.tasks.len() >= self.frames_max
-    }
-
-    fn keep(&mut self, request: &[u8]) -> Vec<u8> {
-        let mut kept = self.requests.pop().unwrap_or_default();
-        kept.clear();
-        kept.extend_from_slice(request);
-        kept
-    }
-}
 
 pub(super) struct Connection {
     wire: Wire,
-    cells: Arc<Cells>,
-    entry: Arc<Entry>,
-    purse: Arc<Purse>,
-    payer: AccountId,
-    /// Tells this connection from the worker's others.
-    caller: u64,
+    party: Party,
     /// Memory shared with clients, over all connections.
     shared_bytes: Arc<AtomicUsize>,
     last_turn_was_full: bool,
@@ -131,20 +64,10 @@ pub(super) struct Connection {
     in_flight: Vec<(u64, StopHandle)>,
     /// Handles of calls that ended, for calls to come.
     spare_stops: Vec<StopHandle>,
-    unsent: VecDeque<Segment>,
-    unsent_bytes: usize,
-    /// Memory of replies that were sent.
-    spare: Vec<u8>,
+    unsent: Unsent,
     /// Nothing more is read; closed when all is sent.
     closing: bool,
     progressed: Instant,
-}
-
-#[derive(Debug)]
-struct Slot {
-    receptor: u16,
-    fingerprint: Fingerprint,
-    route: Arc<Route>,
 }
 
 /// Where the connection is in its stream.
@@ -160,22 +83,10 @@ enum Stage {
 }
 
 impl Connection {
-    pub(super) fn new(
-        stream: UnixStream,
-        cells: Arc<Cells>,
-        entry: Arc<Entry>,
-        purse: Arc<Purse>,
-        payer: AccountId,
-        caller: u64,
-        shared_bytes: Arc<AtomicUsize>,
-    ) -> Self {
+    pub(super) fn new(stream: UnixStream, party: Party, shared_bytes: Arc<AtomicUsize>) -> Self {
         Self {
             wire: Wire::new(stream),
-            cells,
-            entry,
-            purse,
-            payer,
-            caller,
+            party,
             shared_bytes,
             last_turn_was_full: false,
             slots: Vec::new(),
@@ -189,9 +100,7 @@ impl Connection {
             stage: Stage::Frames,
             in_flight: Vec::new(),
             spare_stops: Vec::new(),
-            unsent: VecDeque::new(),
-            unsent_bytes: 0,
-            spare: Vec::new(),
+            unsent: Unsent::default(),
             closing: false,
             progressed: Instant::now(),
         }
@@ -322,39 +231,9 @@ impl Connection {
         alive
     }
 
-    fn send(&mut self) -> bool {
-        while let Some(segment) = self.unsent.front_mut() {
-            let sent = match segment {
-                Segment::Bytes { bytes, sent } | Segment::Moved { bytes, sent, .. } => {
-                    self.wire.write([bytes.get(*sent..).unwrap_or_default(), &[], &[]])
-                }
-                Segment::Reply { header, payload, sent, .. } => {
-                    self.wire.write(parts(header, payload.bytes(), *sent))
-                }
-            };
-            match sent {
-                Ok(0) => return false,
-                Ok(sent) => {
-                    self.progressed = Instant::now();
-                    self.unsent_bytes = self.unsent_bytes.saturating_sub(sent);
-                    if segment.advance(sent)
-                        && let Some(Segment::Bytes { bytes, .. }) = self.unsent.pop_front()
-                        && bytes.capacity() <= KEPT_BYTES
-                    {
-                        self.spare = bytes;
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return false,
-            }
-        }
-        !self.closing
-    }
-
     /// Frees the instances whose replies wait for a client that reads slowly.
     pub(super) fn free_instances(&mut self, now: Instant, moved: &Arc<AtomicUsize>) {
-        self.unsent.iter_mut().for_each(|segment| move_out(segment, now, moved));
+        self.unsent.free_instances(now, moved);
     }
 
     /// Whether the client is to do something: to say hello, to end a frame, or to read.
@@ -369,9 +248,9 @@ impl Connection {
     pub(super) fn is_stalled(&self, now: Instant) -> bool {
         let since = |then: Instant| now.saturating_duration_since(then);
         // Bytes that drip count as progress, but an instance is not kept for ever.
-        let keeps_instance = match (&self.stage, self.unsent.front()) {
+        let keeps_instance = match (&self.stage, self.unsent.in_instance_since()) {
             (Stage::Fill { begun, .. }, _) => now > begun.limits().1,
-            (_, Some(Segment::Reply { queued, .. })) => since(*queued) > SEND_TIME_MAX,
+            (_, Some(queued)) => since(queued) > SEND_TIME_MAX,
             _ => false,
         };
         let patience = if self.greeted { STALL_TIME_MAX } else { HELLO_TIME_MAX };
@@ -396,7 +275,7 @@ impl Connection {
         self.closing
             || matches!(self.stage, Stage::AwaitMailbox)
             || self.in_flight.len() >= CALLS_IN_FLIGHT_MAX
-            || self.unsent_bytes > UNSENT_BYTES_MAX
+            || self.unsent.bytes() > UNSENT_BYTES_MAX
     }
 
     fn has_whole_frame(&self) -> bool {
@@ -545,7 +424,11 @@ impl Connection {
         }
         let payload = rest.get(..payload).unwrap_or_default();
         match header.kind {
-            Kind::Open => self.open(&header, &Open::decode(payload)?),
+            Kind::Open => {
+                let open = Open::decode(payload)?;
+                let ended = self.party.open(&header, &open, &mut self.slots);
+                self.queue(ended);
+            }
             Kind::Call => match self.call(header, turn.now) {
                 Ok(call) => {
                     let request = turn.keep(payload);
@@ -589,50 +472,6 @@ impl Connection {
         }
     }
 
-    fn open(&mut self, asked: &Header, open: &Open) {
-        let ended = self
-            .try_open(asked, open)
-            .unwrap_or_else(|(status, message)| refusal(asked, status, message));
-        self.queue(ended);
-    }
-
-    fn try_open(&mut self, asked: &Header, open: &Open) -> Result<Ended, (Status, Vec<u8>)> {
-        let refuse = |status: Status| (status, Vec::new());
-        if open.cell != self.entry.name {
-            return Err(refuse(Status::UnknownCell));
-        }
-        let serving = self.entry.serving().ok_or_else(|| refuse(Status::Gone))?;
-        let interface = &serving.interface;
-        let Some((number, receptor)) = interface.find(open.receptor.as_str()) else {
-            let known: Vec<_> = interface.receptors().iter().map(|r| r.name.as_str()).collect();
-            return Err((
-                Status::UnknownReceptor,
-                format!("the cell has: {}", known.join(", ")).into_bytes(),
-            ));
-        };
-        if open.fingerprint != Fingerprint::UNTYPED && open.fingerprint != receptor.fingerprint {
-            return Err((Status::SchemaMismatch, receptor.schema.clone().into_bytes()));
-        }
-        if self.slots.len() >= SLOTS_MAX {
-            return Err((
-                Status::Busy,
-                format!("a connection may open {SLOTS_MAX} receptors").into_bytes(),
-            ));
-        }
-        let mut opened = refusal(asked, Status::Ok, receptor.schema.clone().into_bytes());
-        opened.header.slot = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
-        opened.header.receptor = number;
-        let route = Arc::new(Route {
-            cells: Arc::clone(&self.cells),
-            entry: Arc::clone(&self.entry),
-            meter: self.purse.meter(&self.entry.name),
-            payer: self.payer,
-            caller: self.caller,
-        });
-        self.slots.push(Slot { receptor: number, fingerprint: receptor.fingerprint, route });
-        Ok(opened)
-    }
-
     /// Checks a call's header against its slot and the code that serves now.
     #[expect(clippy::result_large_err, reason = "the error is the reply itself, moved once")]
     fn call(&mut self, header: Header, now: Instant) -> Result<Call, Ended> {
@@ -641,7 +480,7 @@ impl Connection {
         let slot = slot
             .filter(|slot| slot.receptor == header.receptor)
             .ok_or_else(|| refuse(Status::BadSlot))?;
-        let serving = self.entry.serving().ok_or_else(|| refuse(Status::Gone))?;
+        let serving = self.party.entry.serving().ok_or_else(|| refuse(Status::Gone))?;
         let receptor = serving.interface.receptors().get(usize::from(header.receptor));
         if receptor.map(|receptor| receptor.fingerprint) != Some(slot.fingerprint) {
             return Err(refuse(Status::Gone));
@@ -649,7 +488,7 @@ impl Connection {
         if header.flags.is_json() && !serving.has_json {
             return Err(refuse(Status::NoJson));
         }
-        let reservation = self.purse.enter().ok_or_else(|| {
+        let reservation = self.party.purse.enter().ok_or_else(|| {
             let message = format!("this user has {CALLS_PER_USER_MAX} calls in flight");
             refusal(&header, Status::Busy, message.into_bytes())
         })?;
@@ -691,47 +530,30 @@ impl Connection {
     }
 
     fn queue(&mut self, ended: Ended) {
-        let length = whole_bytes(&ended.header);
-        if length <= COPIED_REPLY_BYTES_MAX {
-            self.push(&ended.header.encode());
-            // Small: the instance is free again before its reply is sent.
-            self.push_payload(ended.payload.bytes());
-        } else {
-            self.unsent_bytes += length;
-            let header = ended.header.encode();
-            self.unsent.push_back(Segment::Reply {
-                header,
-                payload: Box::new(ended.payload),
-                sent: 0,
-                queued: Instant::now(),
-            });
+        if self.unsent.is_empty() {
+            self.progressed = Instant::now();
         }
-    }
-
-    fn push_payload(&mut self, payload: &[u8]) {
-        self.push(payload);
-        let zeros = [0; 16];
-        self.push(zeros.get(..padding(payload.len())).unwrap_or_default());
+        self.unsent.queue(ended);
     }
 
     fn push(&mut self, bytes: &[u8]) {
         if self.unsent.is_empty() {
             self.progressed = Instant::now();
         }
-        self.unsent_bytes += bytes.len();
-        if let Some(Segment::Bytes { bytes: last, .. }) = self.unsent.back_mut() {
-            last.extend_from_slice(bytes);
-        } else {
-            let mut kept = mem::take(&mut self.spare);
-            kept.clear();
-            kept.extend_from_slice(bytes);
-            self.unsent.push_back(Segment::Bytes { bytes: kept, sent: 0 });
+        self.unsent.push(bytes);
+    }
+
+    fn send(&mut self) -> bool {
+        let sent = self.unsent.send(&mut self.wire);
+        if sent.as_ref().is_ok_and(|sent| *sent > 0) {
+            self.progressed = Instant::now();
         }
+        sent.is_ok() && !(self.closing && self.unsent.is_empty())
     }
 }
 
 /// Bytes of a frame: header, payload and padding.
-fn whole_bytes(header: &Header) -> usize {
+pub(super) fn whole_bytes(header: &Header) -> usize {
     let payload = usize::try_from(header.payload_bytes).unwrap_or(usize::MAX);
     HEADER_BYTES.saturating_add(payload).saturating_add(header.padding())
 }

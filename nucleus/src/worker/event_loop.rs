@@ -4,33 +4,34 @@
 //! are, is answered before anything else happens; one that burned a slice of fuel goes to the back
 //! of the run queue, and sockets are looked at between any two slices.
 
+mod shared_memory;
+mod tasks;
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::Wake;
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use cell_client::ring::Looks;
-use cell_host::StopHandle;
 use cell_host::limits::SLICE_FUEL;
 use mio::net::{UnixListener, UnixStream};
 use mio::{Events, Interest, Token};
 use tokio::runtime::Handle;
-use tokio_util::sync::ReusableBoxFuture;
 
-use super::call::{Begun, Ended};
 use super::cells::Entry;
 use super::clock::Clock;
-use super::connection::{
-    Connection, FRAMES_PER_SHARED_TURN, FRAMES_PER_TURN, READ_BYTES, Task, Turn,
-};
+use super::connection::Connection;
 use super::run_queue::RunQueue;
+use super::slots::Party;
+use super::turn::{FRAMES_PER_SHARED_TURN, FRAMES_PER_TURN, READ_BYTES, Task, Turn};
 use super::{AbortOnPanic, Worker};
 use crate::allocations;
 use crate::link::FromWorker;
+use tasks::Place;
 
 /// Connections all loops together may have; one more is closed at once.
 pub(super) const CONNECTIONS_MAX: usize = 4096;
@@ -39,8 +40,6 @@ pub(super) const CONNECTIONS_MAX: usize = 4096;
 const FUEL_PER_TURN: u64 = SLICE_FUEL;
 /// Buffers that are kept for requests to come: as many as a turn may read.
 const REQUESTS_KEPT: usize = FRAMES_PER_TURN;
-/// How long clients that share memory keep a loop from its sockets, apart from their last turn.
-const LOOK_TIME: Duration = Duration::from_micros(50);
 /// How often deadlines, stalled connections and cancelled calls are looked at.
 const TICK: Duration = Duration::from_millis(25);
 const WAKE: Token = Token(usize::MAX);
@@ -189,42 +188,6 @@ impl Wake for TaskWaker {
     }
 }
 
-/// What a task's future comes to.
-enum Done {
-    /// The reply, and the memory of the request.
-    Ended(Ended, Vec<u8>),
-    /// A large call has its mailbox, or ended before it had one.
-    Begun(Box<Result<Begun, (cell_abi::Header, Ended)>>),
-}
-
-/// A place for tasks, one after the other in the same memory.
-struct Place {
-    future: ReusableBoxFuture<'static, Done>,
-    waker: Waker,
-    /// `None` while the place is free.
-    task: Option<Running>,
-}
-
-struct Running {
-    connection: usize,
-    /// Tells a connection from one that had its place before.
-    serial: u64,
-    stop: StopHandle,
-    deadline: Instant,
-    queued: bool,
-}
-
-async fn drive(task: Task) -> Done {
-    match task {
-        Task::Run(mut call, request) => Done::Ended(call.run(&request).await, request),
-        Task::Begin(call, length) => {
-            let header = call.header;
-            Done::Begun(Box::new(call.begin(length).await.map_err(|ended| (header, ended))))
-        }
-        Task::Finish(mut begun) => Done::Ended(begun.finish().await, Vec::new()),
-    }
-}
-
 struct EventLoop {
     poll: mio::Poll,
     shared: Arc<Shared>,
@@ -338,78 +301,8 @@ impl EventLoop {
         }
     }
 
-    fn is_shared(&self, at: usize) -> bool {
-        let place = self.connections.get(at).and_then(Option::as_ref);
-        place.is_some_and(|(connection, _)| connection.shares_memory())
-    }
-
     fn is_busy(&self) -> bool {
         !self.queue.is_empty() || !self.turns.is_empty()
-    }
-
-    /// Serves clients that share memory, for as long as they keep this loop busy and there is nothing
-    /// else to do; lets those sleep that do not.
-    fn look_at_shared(&mut self) {
-        if self.awake.is_empty() {
-            return;
-        }
-        let has_work = |this: &Self, at: usize| {
-            let place = this.connections.get(at).and_then(Option::as_ref);
-            place.is_some_and(|(connection, _)| connection.has_shared_work())
-        };
-        let mut looks = std::mem::take(&mut self.looks);
-        let (mut found, mut began) = (true, None);
-        while found {
-            let any_has = || self.awake.iter().any(|at| has_work(self, *at));
-            found = match (self.is_busy(), self.yielded) {
-                // With other work at hand nobody is waited for.
-                (true, _) => any_has(),
-                (false, true) => looks.look_again(&any_has),
-                (false, false) => looks.look(&any_has),
-            };
-            self.yielded = false;
-            let now = Instant::now();
-            for place in 0..self.awake.len() {
-                if let Some(at) = self.awake.get(place).copied()
-                    && has_work(self, at)
-                {
-                    self.connection_ready(at, true, false, now);
-                    // No event came that would have seen to it.
-                    self.watch();
-                }
-            }
-            let since = *began.get_or_insert(now);
-            if self.is_busy() || now.saturating_duration_since(since) > LOOK_TIME {
-                break;
-            }
-        }
-        self.looks = looks;
-        if !found && !self.is_busy() {
-            let (now, connections) = (Instant::now(), &mut self.connections);
-            self.awake.retain(|at| match connections.get_mut(*at) {
-                Some(Some((connection, _))) => !connection.goes_to_sleep(now),
-                _ => false,
-            });
-            // Clients may be waiting for this very processor.
-            thread::yield_now();
-            self.yielded = true;
-        }
-    }
-
-    /// The bell of a client that shares memory rang.
-    fn wake_shared(&mut self, at: usize, now: Instant) {
-        let Some(Some((connection, _))) = self.connections.get_mut(at) else { return };
-        if !connection.wire_mut().hear_bell(now) {
-            return self.disconnect(at);
-        }
-        self.keep_awake(at);
-        self.connection_ready(at, true, false, now);
-    }
-
-    fn keep_awake(&mut self, at: usize) {
-        if !self.awake.contains(&at) {
-            self.awake.push(at);
-        }
     }
 
     fn take_mail(&mut self) {
@@ -520,11 +413,15 @@ impl EventLoop {
         let purse = self.worker.purses.of(uid);
         self.serial += 1;
         if let Some(place) = self.connections.get_mut(at) {
-            let cells = Arc::clone(&self.worker.cells);
-            let caller = self.shared.load.callers.fetch_add(1, Relaxed);
+            let party = Party {
+                cells: Arc::clone(&self.worker.cells),
+                entry,
+                purse,
+                payer,
+                caller: self.shared.load.callers.fetch_add(1, Relaxed),
+            };
             let shared_bytes = Arc::clone(&self.shared.load.shared_bytes);
-            let connection =
-                Connection::new(stream, cells, entry, purse, payer, caller, shared_bytes);
+            let connection = Connection::new(stream, party, shared_bytes);
             *place = Some((connection, self.serial));
         }
         self.turn(at, Instant::now());
@@ -591,89 +488,6 @@ impl EventLoop {
 
     fn disconnected(&self) {
         self.shared.load.connections.fetch_sub(1, Relaxed);
-    }
-
-    /// Starts a task, and runs its first slice if it may at once; returns what that burned.
-    fn start(&mut self, connection: usize, serial: u64, task: Task, at_once: bool) -> u64 {
-        let (stop, deadline) = task.limits();
-        let running =
-            Some(Running { connection, serial, stop: stop.clone(), deadline, queued: !at_once });
-        let at = self.free.pop().unwrap_or(self.running.len());
-        match self.running.get_mut(at) {
-            Some(place) => {
-                place.future.set(drive(task));
-                place.task = running;
-            }
-            None => {
-                let waker = TaskWaker { task: at, shared: Arc::clone(&self.shared) };
-                self.running.push(Place {
-                    future: ReusableBoxFuture::new(drive(task)),
-                    waker: Arc::new(waker).into(),
-                    task: running,
-                });
-            }
-        }
-        if at_once && let Some(burned) = self.poll_task(at) {
-            return burned;
-        }
-        // It may have been started without an event.
-        self.watch();
-        if at_once {
-            return SLICE_FUEL;
-        }
-        self.queue.push(connection, at);
-        0
-    }
-
-    /// Goes on with a task from the run queue, and sends what came of it.
-    fn advance(&mut self, task: usize) {
-        let running = self.running.get(task).and_then(|place| place.task.as_ref());
-        let connection = running.map(|running| running.connection);
-        if self.poll_task(task).is_some()
-            && let Some(connection) = connection
-        {
-            self.settle(connection);
-        }
-    }
-
-    /// Polls a task once; when it is done, returns what its call burned.
-    fn poll_task(&mut self, task: usize) -> Option<u64> {
-        let Place { future, waker, task: place } = self.running.get_mut(task)?;
-        let running = place.as_mut()?;
-        running.queued = false;
-        let (connection, serial) = (running.connection, running.serial);
-        let Poll::Ready(done) = future.poll(&mut Context::from_waker(waker)) else { return None };
-        let burned = match &done {
-            Done::Ended(ended, _) => ended.header.fuel.0,
-            Done::Begun(_) => 0,
-        };
-        *place = None;
-        self.free.push(task);
-        let connection = match self.connections.get_mut(connection) {
-            Some(Some((connection, own))) if *own == serial => connection,
-            _ => {
-                // The client is gone; a mailbox that waits for its request is paid and let go.
-                if let Done::Begun(begun) = done
-                    && let Ok(begun) = *begun
-                {
-                    begun.abandon();
-                }
-                return Some(burned);
-            }
-        };
-        match done {
-            Done::Ended(ended, request) => {
-                connection.end(ended);
-                if self.requests.len() < REQUESTS_KEPT {
-                    self.requests.push(request);
-                }
-            }
-            Done::Begun(begun) => match *begun {
-                Ok(begun) => connection.fill(begun),
-                Err((asked, ended)) => connection.refuse_large(&asked, ended),
-            },
-        }
-        Some(burned)
     }
 
     fn tick(&mut self, now: Instant) {

@@ -30,10 +30,6 @@ cell_abi::limits! {
         ///
         /// A larger one is read straight into the guest's mailbox.
         BUFFERED_BYTES_MAX: usize;
-        /// Receptors one connection may have open.
-        ///
-        /// One more `open` is refused with `Busy`.
-        SLOTS_MAX: usize;
         /// Calls one connection may have in flight.
         ///
         /// Its socket is not read until one of them ends.
@@ -54,12 +50,18 @@ cell_abi::limits! {
         ///
         /// The connection is closed.
         SEND_TIME_MAX: Duration;
+    }
+    crate::worker::slots {
+        /// Receptors one connection may have open.
+        ///
+        /// One more `open` is refused with `Busy`.
+        SLOTS_MAX: usize;
+    }
+    crate::worker::unsent {
         /// Replies up to this size are copied to be sent together, in bytes.
         ///
         /// A larger one goes straight from the guest's memory.
         COPIED_REPLY_BYTES_MAX: usize;
-    }
-    crate::worker::unsent {
         /// How long a large reply stays in its instance while its client reads slowly.
         ///
         /// It is copied, and the instance is free for other calls.

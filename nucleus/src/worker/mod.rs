@@ -15,8 +15,10 @@ mod purse;
 mod rates;
 mod room;
 mod run_queue;
+mod slots;
 mod state;
 mod times;
+mod turn;
 mod unsent;
 mod wire;
 
