@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::measure::Rounds;
 use crate::placement::{Cores, Mode};
 use crate::report::Report;
-use crate::{bare, curves, floor, house, instructions, process, shared, socket};
+use crate::{bare, curves, floor, house, instructions, process, shared, socket, start};
 
 /// With these set, every error value on a measured path walks the stack.
 const BACKTRACE_VARIABLES: [&str; 2] = ["RUST_BACKTRACE", "RUST_LIB_BACKTRACE"];
@@ -77,6 +77,9 @@ enum Part {
     /// The floor's server for shared memory.
     #[command(hide = true)]
     Pong,
+    /// The floor of a run: loads an artefact and runs it, by Wasmtime alone.
+    #[command(hide = true)]
+    RunArtefact { artefact: PathBuf },
     /// Keeps one core awake.
     #[command(hide = true)]
     Spin { core: usize },
@@ -89,7 +92,7 @@ enum Part {
 }
 
 /// What every measurement is told.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) rounds: Rounds,
     pub(crate) filter: String,
@@ -117,6 +120,7 @@ pub(crate) fn main() -> ExitCode {
         Some(Part::Pong) => {
             process::end_with_parent().and_then(|()| shared::serve()).map(|()| true)
         }
+        Some(Part::RunArtefact { artefact }) => start::run_artefact(artefact).map(|()| true),
         Some(Part::Spin { core }) => process::end_with_parent().and_then(|()| process::spin(*core)),
         Some(Part::Launch { command }) => process::launch(command),
         Some(Part::Instructions) => instructions::measure(Report::line),
@@ -167,6 +171,7 @@ impl Cli {
         }
         cores.pin_this_process(Mode::OneCore)?;
         bare::measure(&plan, &mut report)?;
+        start::measure(&plan, &cores, &mut report)?;
         report.finish(self.json.as_deref())
     }
 }

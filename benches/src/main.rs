@@ -20,6 +20,7 @@ mod report;
 mod row;
 mod shared;
 mod socket;
+mod start;
 
 use std::process::ExitCode;
 

@@ -83,10 +83,15 @@ impl Nucleus {
 
     /// Drops a cell into `cells/`, whole, in one step.
     pub(crate) fn put(&self, cell: &str, text: &str) -> anyhow::Result<()> {
+        self.put_wasm(cell, &wat::parse_str(text)?)
+    }
+
+    /// The same of a module that is binary already.
+    pub(crate) fn put_wasm(&self, cell: &str, wasm: &[u8]) -> anyhow::Result<()> {
         let cells = self.home.path().join("cells");
         let incoming = cells.join(format!(".{cell}"));
         fs::create_dir(&incoming)?;
-        fs::write(incoming.join("cell.wasm"), wat::parse_str(text)?)?;
+        fs::write(incoming.join("cell.wasm"), wasm)?;
         fs::write(incoming.join("Cell.toml"), format!("[cell]\nname = \"{cell}\"\n"))?;
         fs::rename(&incoming, cells.join(cell)).context("put a cell in its place")
     }
@@ -147,7 +152,8 @@ impl Nucleus {
     }
 }
 
-fn cell_binary() -> anyhow::Result<PathBuf> {
+/// The program to measure.
+pub(crate) fn cell_binary() -> anyhow::Result<PathBuf> {
     if let Some(given) = std::env::var_os(CELL_BIN) {
         return Ok(given.into());
     }

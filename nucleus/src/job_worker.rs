@@ -13,7 +13,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::link::{Link, ModuleFacts};
 use crate::walls;
 
-/// The job, as `cell run` hands it over. Descriptors: standard input, output and error, artefact.
+/// The first message: what the process will be able to reach. What is slow to start is started then.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Prepare {
+    /// Host path, read-only.
+    pub(crate) directories: Vec<(PathBuf, bool)>,
+    /// Do not start where a wall is missing.
+    pub(crate) require_walls: bool,
+}
+
+/// The second: the job, as `cell run` hands it over. Descriptors: standard input, output and error, artefact.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct RunJob {
     pub(crate) hash: String,
@@ -25,8 +34,6 @@ pub(crate) struct RunJob {
     pub(crate) fuel: u64,
     pub(crate) memory_bytes_max: u64,
     pub(crate) timeout_ms: Option<u64>,
-    /// Do not start where a wall is missing.
-    pub(crate) require_walls: bool,
 }
 
 /// How the job went.
@@ -54,19 +61,23 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let link = Link::from_fd(rustix::stdio::stdin().try_clone_to_owned().context("take the link")?);
     let null = std::fs::File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
-    let Some((job, fds)) = link.receive::<RunJob>(&mut Vec::new())? else {
+    let Some((prepare, _)) = link.receive::<Prepare>(&mut Vec::new())? else {
         bail!("no job came");
     };
     // Before the first byte of the program is read, and before there is a second thread.
-    let directories = job.directories.iter().map(|(host, _, ro)| (host.clone(), *ro)).collect();
-    let walls = walls::raise(&walls::Role::Job(directories), &walls::Resources::default());
-    if let Some(missing) = walls.iter().find(|wall| !wall.stands).filter(|_| job.require_walls) {
+    let walls = walls::raise(&walls::Role::Job(prepare.directories), &walls::Resources::default());
+    if let Some(missing) = walls.iter().find(|wall| !wall.stands && prepare.require_walls) {
         let message = format!("the wall `{}` is missing: {}", missing.name, missing.detail);
         return Ok(link.send(&JobReport::NotStarted { message }, &[])?);
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let report = runtime.block_on(execute(job, fds));
+    let sandbox = Sandbox::new(Allocation::OnDemand)?;
+    let Some((job, fds)) = link.receive::<RunJob>(&mut Vec::new())? else {
+        // It was not to be run after all.
+        return Ok(());
+    };
+    let report = runtime.block_on(execute(&sandbox, job, fds));
     let report =
         report.unwrap_or_else(|error| JobReport::NotStarted { message: format!("{error:#}") });
     link.send(&report, &[])?;
@@ -75,12 +86,15 @@ pub(crate) fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn execute(job: RunJob, fds: Vec<std::os::fd::OwnedFd>) -> anyhow::Result<JobReport> {
+async fn execute(
+    sandbox: &Sandbox,
+    job: RunJob,
+    fds: Vec<std::os::fd::OwnedFd>,
+) -> anyhow::Result<JobReport> {
     let Ok([stdin, stdout, stderr, artefact]) = <[_; 4]>::try_from(fds) else {
         bail!("the job came without its streams");
     };
     let (stdin, stdout) = (Stream::input(stdin)?, Stream::output(stdout)?);
-    let sandbox = Sandbox::new(Allocation::OnDemand)?;
     let info = ModuleInfo::of_command(job.facts.memory_pages, job.facts.data_bytes);
     let module = sandbox.load(artefact.into(), info, CellHash::parse(&job.hash)?)?;
     let mut limits = Limits::JOB;
@@ -103,7 +117,7 @@ async fn execute(job: RunJob, fds: Vec<std::os::fd::OwnedFd>) -> anyhow::Result<
     };
     let mut interrupts = signal(SignalKind::interrupt())?;
     let timeout = tokio::time::sleep(job.timeout_ms.map_or(Duration::MAX, Duration::from_millis));
-    let running = to_run.run(&sandbox, &module);
+    let running = to_run.run(sandbox, &module);
     tokio::pin!(running, timeout);
     let outcome = loop {
         tokio::select! {

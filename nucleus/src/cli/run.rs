@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
@@ -23,7 +23,7 @@ use super::{Exit, Failure, Global, Output};
 use crate::bank::{Bank, Held};
 use crate::compile::{self, Compiled, Payer};
 use crate::config::Config;
-use crate::job_worker::{JobReport, RunJob};
+use crate::job_worker::{JobReport, Prepare, RunJob};
 use crate::link::{Link, ModuleFacts};
 
 /// The budget of who names none: about ten seconds of plain arithmetic.
@@ -93,6 +93,12 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
     };
     let home = global.home()?;
     let wasm = read_module(&arguments.module)?;
+    let directories = directories(arguments)?;
+    // It takes as long to start as the ledger takes to open, so it starts first.
+    let process = JobProcess::start(&Prepare {
+        directories: directories.iter().map(|(host, _, ro)| (host.clone(), *ro)).collect(),
+        require_walls: Config::read(&home)?.require_walls,
+    })?;
     let mut bank = Bank::open(&home)?;
     let bar = output.progress("compiling");
     let cache = compile::cache(&home)?;
@@ -104,17 +110,16 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
     }
     let receipt = arguments.receipt.as_ref().map(create).transpose()?;
     let artefact = cache.find(compiled.hash).context("the artefact vanished")?;
-    let require_walls = Config::read(&home)?.require_walls;
     let held = hold(&mut bank, arguments, &compiled)?;
     let mut run = Run {
         arguments,
         compiled: &compiled,
         timeout,
-        require_walls,
+        directories,
         started: SystemTime::now(),
         receipt,
     };
-    let report = run.execute(held.amount.fuel_at_base_price(), &artefact);
+    let report = run.execute(process, held.amount.fuel_at_base_price(), &artefact);
     let report = report.inspect_err(|_| drop(bank.void(held)))?;
     run.conclude(&mut bank, held, report, output)
 }
@@ -126,6 +131,15 @@ fn read_module(path: &Path) -> anyhow::Result<Vec<u8>> {
         .and_then(|file| file.take(gate::MODULE_BYTES_MAX as u64 + 1).read_to_end(&mut wasm))
         .with_context(|| format!("read {}", path.display()))?;
     Ok(wasm)
+}
+
+/// What the job may use, each by its true path.
+fn directories(arguments: &Arguments) -> anyhow::Result<Vec<(PathBuf, String, bool)>> {
+    let resolve = |(host, guest, read_only): &(PathBuf, String, bool)| {
+        let host = host.canonicalize().with_context(|| format!("--dir: {}", host.display()))?;
+        Ok((host, guest.clone(), *read_only))
+    };
+    arguments.dir.iter().map(resolve).collect()
 }
 
 /// Sets the budget aside.
@@ -149,11 +163,45 @@ fn hold(bank: &mut Bank, arguments: &Arguments, compiled: &Compiled) -> anyhow::
     }
 }
 
+/// The process that will run the job; it ends with this value at the latest.
+struct JobProcess {
+    child: Child,
+    link: Link,
+}
+
+impl JobProcess {
+    fn start(prepare: &Prepare) -> anyhow::Result<Self> {
+        let (link, theirs) = Link::pair()?;
+        let child = Command::new(std::env::current_exe()?)
+            .arg("job-worker")
+            .env_clear()
+            .stdin(Stdio::from(theirs.into_fd()))
+            .stdout(Stdio::null())
+            .spawn()
+            .context("start the job's process")?;
+        let this = Self { child, link };
+        this.link.send(prepare, &[]).context("start the job's process")?;
+        Ok(this)
+    }
+
+    fn end(&mut self) -> std::io::Result<ExitStatus> {
+        // Errors here mean that it has ended by itself.
+        let _ = self.child.kill();
+        self.child.wait()
+    }
+}
+
+impl Drop for JobProcess {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
 struct Run<'a> {
     arguments: &'a Arguments,
     compiled: &'a Compiled,
     timeout: Option<Duration>,
-    require_walls: bool,
+    directories: Vec<(PathBuf, String, bool)>,
     started: SystemTime,
     /// Open before anything runs: a job that was paid must not lose its receipt to a wrong path.
     receipt: Option<fs::File>,
@@ -171,25 +219,22 @@ struct Ended {
 }
 
 impl Run<'_> {
-    /// Runs the job in a process of its own and waits for its report.
-    fn execute(&self, fuel: Fuel, artefact: &fs::File) -> anyhow::Result<Ended> {
-        let (ours, theirs) = Link::pair()?;
-        let mut child = Command::new(std::env::current_exe()?)
-            .arg("job-worker")
-            .env_clear()
-            .stdin(Stdio::from(theirs.into_fd()))
-            .stdout(Stdio::null())
-            .spawn()
-            .context("start the job's process")?;
+    /// Has the process run the job, and waits for its report.
+    fn execute(
+        &self,
+        mut process: JobProcess,
+        fuel: Fuel,
+        artefact: &fs::File,
+    ) -> anyhow::Result<Ended> {
         let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
         let fds: [BorrowedFd<'_>; 4] =
             [stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), artefact.as_fd()];
-        ours.send(&self.job(fuel)?, &fds).context("hand the job over")?;
         // Ctrl-C goes to both processes; the job's ends the job, and this one pays.
-        let _signals = pass_signals_on(&child)?;
-        let reported = self.wait(&mut child, &ours);
-        let _ = child.kill();
-        let status = child.wait()?;
+        let _signals = pass_signals_on(&process.child)?;
+        // Where that fails the process has ended, and may have said why.
+        let sent = process.link.send(&self.job(fuel), &fds);
+        let reported = self.wait(&mut process);
+        let status = process.end()?;
         match reported? {
             Some(JobReport::Ended {
                 exit_code,
@@ -212,26 +257,26 @@ impl Run<'_> {
                 Err(Failure::new(Exit::Refused, format!("the job was not started: {message}"))
                     .into())
             }
-            None => Err(Failure::new(
-                Exit::NucleusFault,
-                format!("the job's process ended with {status}; nothing is charged"),
-            )
-            .into()),
+            None => {
+                sent.context("hand the job over")?;
+                let message = format!("the job's process ended with {status}; nothing is charged");
+                Err(Failure::new(Exit::NucleusFault, message).into())
+            }
         }
     }
 
-    fn wait(&self, child: &mut Child, link: &Link) -> anyhow::Result<Option<JobReport>> {
+    fn wait(&self, process: &mut JobProcess) -> anyhow::Result<Option<JobReport>> {
         let Some(timeout) = self.timeout else {
-            return Ok(link.receive(&mut Vec::new())?.map(|(report, _)| report));
+            return Ok(process.link.receive(&mut Vec::new())?.map(|(report, _)| report));
         };
         // The job's process keeps the time; if it fails to, it is ended from here.
-        let reader = link.try_clone()?;
+        let reader = process.link.try_clone()?;
         let (sender, receiver) = std::sync::mpsc::channel();
         std::thread::spawn(move || drop(sender.send(reader.receive::<JobReport>(&mut Vec::new()))));
         match receiver.recv_timeout(timeout + Duration::from_secs(5)) {
             Ok(received) => Ok(received?.map(|(report, _)| report)),
             Err(_) => {
-                child.kill()?;
+                process.child.kill()?;
                 Err(Failure::new(
                     Exit::NucleusFault,
                     "the job's process did not end in time; nothing is charged",
@@ -241,15 +286,11 @@ impl Run<'_> {
         }
     }
 
-    fn job(&self, fuel: Fuel) -> anyhow::Result<RunJob> {
+    fn job(&self, fuel: Fuel) -> RunJob {
         let arguments = self.arguments;
         let program =
             arguments.module.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut directories = Vec::new();
-        for (host, guest, read_only) in &arguments.dir {
-            directories.push((host.canonicalize()?, guest.clone(), *read_only));
-        }
-        Ok(RunJob {
+        RunJob {
             hash: self.compiled.hash.to_string(),
             facts: ModuleFacts {
                 interface: String::new(),
@@ -261,14 +302,13 @@ impl Run<'_> {
                 .chain(arguments.arguments.iter().cloned())
                 .collect(),
             environment: arguments.env.clone(),
-            directories,
+            directories: self.directories.clone(),
             fuel: fuel.0,
-            require_walls: self.require_walls,
             memory_bytes_max: u64::from(arguments.memory) << 20,
             timeout_ms: self
                 .timeout
                 .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1)),
-        })
+        }
     }
 
     /// Pays, tells what it cost, and passes the job's exit code through.
