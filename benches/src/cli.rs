@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::measure::Rounds;
 use crate::placement::{Cores, Mode};
 use crate::report::Report;
-use crate::{bare, curves, floor, house, instructions, process, shared, socket, start};
+use crate::{bare, calibrate, curves, floor, house, instructions, process, shared, socket, start};
 
 /// With these set, every error value on a measured path walks the stack.
 const BACKTRACE_VARIABLES: [&str; 2] = ["RUST_BACKTRACE", "RUST_LIB_BACKTRACE"];
@@ -66,6 +66,8 @@ enum Part {
         #[arg(long, value_name = "DIRECTORY", default_value = "docs/performance")]
         out: PathBuf,
     },
+    /// Measure what one fuel is worth in time, for everything that a guest can do.
+    Calibrate,
     /// Count the instructions of the path of a call; fails when they are too many. Needs valgrind.
     Instructions,
     /// Does something so many times, for `instructions`.
@@ -127,6 +129,7 @@ pub(crate) fn main() -> ExitCode {
         Some(Part::Repeat { work, times }) => instructions::repeat(work, *times).map(|()| true),
         Some(Part::Curves { out }) => cli.run_curves(out),
         Some(Part::House { cells }) => cli.run_house(*cells),
+        Some(Part::Calibrate) => cli.run_calibrate(),
         None => cli.run(),
     };
     match result {
@@ -141,20 +144,30 @@ pub(crate) fn main() -> ExitCode {
 
 impl Cli {
     fn prepare(&self) -> anyhow::Result<(Plan, Cores, Report)> {
+        let (plan, cores) = self.plan()?;
+        let report = Report::new(&plan, &cores);
+        Ok((plan, cores, report))
+    }
+
+    fn plan(&self) -> anyhow::Result<(Plan, Cores)> {
         if BACKTRACE_VARIABLES.iter().any(|name| std::env::var_os(name).is_some()) {
             return Err(restart_without_backtraces()).context("start again without RUST_BACKTRACE");
         }
         let cores = Cores::of_this_process()?;
         let rounds = if self.quick { Rounds::QUICK } else { Rounds::FULL };
         let plan = Plan { rounds, filter: self.filter.clone(), interrupted: stop_on_interrupt()? };
-        let report = Report::new(&plan, &cores);
-        Ok((plan, cores, report))
+        Ok((plan, cores))
     }
 
     fn run_house(&self, cells: u32) -> anyhow::Result<bool> {
         let (plan, cores, mut report) = self.prepare()?;
         house::measure(&plan, cells, &cores, &mut report)?;
         report.finish(self.json.as_deref())
+    }
+
+    fn run_calibrate(&self) -> anyhow::Result<bool> {
+        let (plan, cores) = self.plan()?;
+        calibrate::measure(&plan, &cores, self.json.as_deref()).map(|()| true)
     }
 
     fn run_curves(&self, out: &Path) -> anyhow::Result<bool> {

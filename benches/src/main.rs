@@ -4,6 +4,7 @@
 //! that misses its target is reported as missed, and one wrong reply fails the whole run.
 
 mod bare;
+mod calibrate;
 mod cli;
 mod curves;
 mod floor;

@@ -88,11 +88,16 @@ impl Nucleus {
 
     /// The same of a module that is binary already.
     pub(crate) fn put_wasm(&self, cell: &str, wasm: &[u8]) -> anyhow::Result<()> {
+        self.put_with(cell, wasm, "")
+    }
+
+    /// The same with more lines for the cell's manifest.
+    pub(crate) fn put_with(&self, cell: &str, wasm: &[u8], more: &str) -> anyhow::Result<()> {
         let cells = self.home.path().join("cells");
         let incoming = cells.join(format!(".{cell}"));
         fs::create_dir(&incoming)?;
         fs::write(incoming.join("cell.wasm"), wasm)?;
-        fs::write(incoming.join("Cell.toml"), format!("[cell]\nname = \"{cell}\"\n"))?;
+        fs::write(incoming.join("Cell.toml"), format!("[cell]\nname = \"{cell}\"\n{more}"))?;
         fs::rename(&incoming, cells.join(cell)).context("put a cell in its place")
     }
 
@@ -111,8 +116,14 @@ impl Nucleus {
 
     /// Resident memory of the nucleus and of its worker, in bytes.
     pub(crate) fn resident_bytes(&self) -> anyhow::Result<[u64; 2]> {
+        let [nucleus, worker] = self.processes()?;
         let resident = |process: Pid| resident_bytes(process.as_raw_nonzero().get());
-        Ok([resident(self.process.id()?)?, resident(self.worker()?)?])
+        Ok([resident(nucleus)?, resident(worker)?])
+    }
+
+    /// The nucleus and its worker.
+    pub(crate) fn processes(&self) -> anyhow::Result<[Pid; 2]> {
+        Ok([self.process.id()?, self.worker()?])
     }
 
     /// The process that runs the cell.

@@ -14,7 +14,9 @@ use crate::limits::{
     CALL_DEPTH_MAX, LOG_LINE_BYTES_MAX, NESTED_WAIT_MAX, STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX,
 };
 use crate::meter::{charge, deduct, wait};
-use crate::price::{BYTE, CELL_CALL, HOST_CALL, LOG_BYTE, STATE_READ, STATE_WRITE};
+use crate::price::{
+    BYTE, CELL_CALL, HOST_CALL, LOG_BYTE, STATE_BYTE, STATE_READ, STATE_TAKE, STATE_WRITE,
+};
 use crate::services::LogLevel;
 use crate::state::{StateCall, StateError};
 use crate::wasi::memory;
@@ -296,8 +298,9 @@ async fn kv_set(
     mut caller: Guests<'_>,
     (key, key_len, value, value_len): (u32, u32, u32, u32),
 ) -> wasmtime::Result<u32> {
-    let bytes = u64::from(key_len) + u64::from(value_len);
-    charge(&mut caller, HOST_CALL + STATE_WRITE + bytes * BYTE).await?;
+    // A value that is too long is refused, so it costs no more than the longest.
+    let bytes = u64::from(key_len) + u64::from(value_len.min(STATE_VALUE_BYTES_MAX));
+    charge(&mut caller, HOST_CALL + STATE_WRITE + bytes * STATE_BYTE).await?;
     let key = state_key(&mut caller, key, key_len)?;
     if value_len > STATE_VALUE_BYTES_MAX {
         return Err(Stop::OverLimit.into());
@@ -308,7 +311,7 @@ async fn kv_set(
 }
 
 async fn kv_delete(mut caller: Guests<'_>, key: u32, key_len: u32) -> wasmtime::Result<u32> {
-    charge(&mut caller, HOST_CALL + STATE_WRITE + u64::from(key_len) * BYTE).await?;
+    charge(&mut caller, HOST_CALL + STATE_WRITE + u64::from(key_len) * STATE_BYTE).await?;
     let key = state_key(&mut caller, key, key_len)?;
     let existed = host_fault(state(&mut caller).await?.delete(key))?;
     Ok(u32::from(existed))
@@ -331,6 +334,8 @@ async fn state<'a>(caller: &'a mut Guests<'_>) -> wasmtime::Result<&'a mut State
         if !guest.call.running {
             return Err(Stop::OverLimit.into());
         }
+        charge(caller, STATE_TAKE).await?;
+        let guest = caller.data();
         let gauge = Arc::clone(&guest.gauge);
         let begun = if guest.call.depth == 0 {
             wait(&gauge, StateCall::begin(state)).await

@@ -12,7 +12,7 @@ use crate::error::{LoadError, classify};
 use crate::guest::{Guest, Link};
 use crate::limits::{SLICE_FUEL, START_FUEL_MAX};
 use crate::meter::{Gauge, Metered, StopHandle};
-use crate::price::{BYTE, CALL};
+use crate::price::{CALL, FRAME_BYTE};
 use crate::turns::Permit;
 
 /// What `cell_receive` returns for a request that is not a valid input.
@@ -141,7 +141,7 @@ impl Lease {
         match run((store, gauge, stop), mailbox, request_bytes).await {
             Ok(at) => match instance.range(at, request_bytes) {
                 Some(range) if at != 0 => {
-                    instance.owe(u64::from(request_bytes) * BYTE);
+                    instance.owe(u64::from(request_bytes) * FRAME_BYTE);
                     self.mailbox = range;
                     Ok(())
                 }
@@ -212,7 +212,7 @@ impl Lease {
                 let Some(range) = range else {
                     return self.settle(Status::BadReply, Vec::new());
                 };
-                instance.owe((range.1 - range.0) as u64 * BYTE);
+                instance.owe((range.1 - range.0) as u64 * FRAME_BYTE);
                 // Wasm checks its fuel at loops and calls only, so the last steps may have passed the limit.
                 if instance.burned(self.limit) > self.limit {
                     return self.settle(Status::OutOfFuel, Vec::new());

@@ -9,13 +9,13 @@ cell_abi::limits! {
     /// arithmetic: a smaller slice answers neighbours sooner and costs more switches.
     ///
     /// The guest waits its turn and goes on.
-    pub const SLICE_FUEL: u64 = 250_000;
+    pub const SLICE_FUEL: u64 = 500_000;
 
     /// Most fuel that instantiation and `_initialize` may burn. It is not billed, for it differs
     /// between systems; a start is priced by [`price::start`](crate::price::start) instead.
     ///
     /// The start fails: the call that needed it answers `Trapped`.
-    pub const START_FUEL_MAX: u64 = 2_000_000_000;
+    pub const START_FUEL_MAX: u64 = 4_000_000_000;
 
     /// Deepest chain of calls between cells.
     ///

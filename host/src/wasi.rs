@@ -71,7 +71,7 @@ functions! { bytes:
     environ_get(a: i32, b: i32) = SYSTEM_CALL;
     environ_sizes_get(a: i32, b: i32) = 0;
     clock_res_get(a: i32, b: i32) = 0;
-    clock_time_get(a: i32, b: i64, c: i32) = 0;
+    clock_time_get(a: i32, b: i64, c: i32) = HOST_CALL;
     fd_advise(a: i32, b: i64, c: i64, d: i32) wait = SYSTEM_CALL;
     fd_allocate(a: i32, b: i64, c: i64) = 0;
     fd_close(a: i32) wait = SYSTEM_CALL;
@@ -105,7 +105,7 @@ functions! { bytes:
     path_unlink_file(a: i32, b: i32, len: i32) wait = path(len);
     poll_oneoff(a: i32, b: i32, count: i32, d: i32) wait = length(count).saturating_mul(SYSTEM_CALL);
     proc_raise(a: i32) = 0;
-    random_get(a: i32, len: i32) = length(len).saturating_mul(RANDOM_BYTE);
+    random_get(a: i32, len: i32) = length(len).saturating_mul(RANDOM_BYTE) + HOST_CALL;
     sched_yield() = 0;
     sock_accept(a: i32, b: i32, c: i32) = 0;
     sock_recv(a: i32, b: i32, c: i32, d: i32, e: i32, f: i32) = 0;

@@ -28,13 +28,7 @@ fn lies(world: &World, reply: &'static str) -> Seen {
 
 fn typed() -> Vec<Row> {
     let row = |class, name, reply: &'static str| {
-        Row::of(
-            class,
-            name,
-            move |world| lies(world, reply),
-            "InvalidReply",
-            Bill::Within(5_000, 200_000),
-        )
+        Row::of(class, name, move |world| lies(world, reply), "InvalidReply", Bill::call(400_000))
     };
     vec![
         row("H3", "a typed reply of no bytes", "(i64.const 0)"),

@@ -231,8 +231,8 @@ impl Run<'_> {
             [stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), artefact.as_fd()];
         // Ctrl-C goes to both processes; the job's ends the job, and this one pays.
         let _signals = pass_signals_on(&process.child)?;
-        // Where that fails the process has ended, and may have said why.
-        let sent = process.link.send(&self.job(fuel), &fds);
+        // Where that fails the process has ended; what it said, or its end, tells why.
+        let _ = process.link.send(&self.job(fuel), &fds);
         let reported = self.wait(&mut process);
         let status = process.end()?;
         match reported? {
@@ -258,7 +258,6 @@ impl Run<'_> {
                     .into())
             }
             None => {
-                sent.context("hand the job over")?;
                 let message = format!("the job's process ended with {status}; nothing is charged");
                 Err(Failure::new(Exit::NucleusFault, message).into())
             }

@@ -2,6 +2,7 @@
 
 use cell_abi::{Fuel, Header, Kind, Status};
 use cell_client::CallOptions;
+use cell_host::price::{CALL, MEMORY_PAGE};
 
 use super::cpu::SLEEP;
 use super::guest::{echo, forever, handler, reply};
@@ -49,21 +50,21 @@ fn knobs() -> Vec<Row> {
             "memory_mb_max = 1",
             reply("(memory.grow #13)").call().manifest("memory_mb_max = 1"),
             "Ok -1",
-            Bill::Within(5_000, 6_000),
+            Bill::call(4_000),
         ),
         Row::new(
             "C4",
             "memory_mb_max = 1, to the last page",
             reply("(memory.grow #12)").call().manifest("memory_mb_max = 1"),
             "Ok 4",
-            Bill::Within(725_000, 727_000),
+            Bill::Within(12 * MEMORY_PAGE, 12 * MEMORY_PAGE + 2 * CALL),
         ),
         Row::new(
             "C4",
             "call_ms_max = 1",
             forever("").call().manifest("call_ms_max = 1").fuel(50_000_000_000),
             "TimedOut",
-            Bill::Within(5_000, 5_000_000_000),
+            Bill::call(5_000_000_000),
         ),
         Row::new(
             "C4",
@@ -74,7 +75,7 @@ fn knobs() -> Vec<Row> {
                 .manifest("isolation = \"call\"")
                 .times(3),
             "Ok 1 | Ok 1 | Ok 1",
-            Bill::Within(5_000, 5_100),
+            Bill::call(400),
         ),
         Row::of("C4", "replicas_max = 1", one_at_a_time, "one instance, two that wait", Bill::None),
     ]
@@ -107,7 +108,7 @@ fn refusals() -> Vec<Row> {
             "the bill of a trap",
             handler("unreachable").call(),
             "Trapped: *",
-            Bill::Within(5_001, 5_100),
+            Bill::call(400),
         ),
         Row::of("C9", "the same program twice", twice, "one bill, one output", Bill::None),
     ]

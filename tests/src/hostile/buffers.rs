@@ -1,5 +1,7 @@
 //! Class H: addresses and lengths that a guest hands to its host.
 
+use cell_host::price::{FRAME_BYTE, MEMORY_PAGE};
+
 use super::guest::{echo, handler};
 use super::{Bill, Row, Seen, World};
 
@@ -10,7 +12,13 @@ pub(super) fn rows() -> Vec<Row> {
 /// A memory of 256 KiB answers with this length and address.
 fn replies() -> Vec<Row> {
     let reply = |class, name, answer: &str, expect| {
-        Row::new(class, name, handler(answer).call(), expect, Bill::Within(5_000, 300_000))
+        Row::new(
+            class,
+            name,
+            handler(answer).call(),
+            expect,
+            Bill::call((1 << 18) * FRAME_BYTE + 40_000),
+        )
     };
     vec![
         reply("H1", "a reply that starts past the memory", "##0x0000000400040000", "BadReply"),
@@ -32,7 +40,7 @@ fn replies() -> Vec<Row> {
             "a reply of 16 MiB",
             handler("##0x0100000000000000").memory("300").call(),
             "Ok, 16777216 bytes",
-            Bill::Within(16_782_216, 16_782_316),
+            Bill::call((16 << 20) * FRAME_BYTE + 100),
         )
         .growth(40),
         Row::new(
@@ -40,14 +48,14 @@ fn replies() -> Vec<Row> {
             "a reply of 16 MiB and a byte",
             handler("##0x0100000100000000").memory("300").call(),
             "BadReply",
-            Bill::Within(5_000, 5_100),
+            Bill::call(400),
         ),
         Row::new(
             "H1",
             "the request as the reply, again and again",
             echo().call().request(&[7; 100_000]).times(20),
             "Ok, 100000 bytes*",
-            Bill::Within(205_000, 205_100),
+            Bill::call(200_000 * FRAME_BYTE + 100),
         ),
     ]
 }
@@ -55,7 +63,7 @@ fn replies() -> Vec<Row> {
 fn mailboxes() -> Vec<Row> {
     let mailbox = |name, body: &str, answer| {
         let call = echo().mailbox(body).call().request(&[5; 80]);
-        Row::new("H5", name, call, answer, Bill::Within(5_000, 5_300))
+        Row::new("H5", name, call, answer, Bill::call(1_200))
     };
     vec![
         mailbox("a mailbox that traps", "unreachable", "Trapped: *unreachable*"),
@@ -65,7 +73,7 @@ fn mailboxes() -> Vec<Row> {
         mailbox("a mailbox that ends with the memory", "#262064", "Ok, 80 bytes"),
         mailbox("a mailbox at an odd address", "#3", "Ok, 80 bytes"),
         mailbox("a mailbox that exits", "(call $proc_exit #1) unreachable", "Exited: with code 1"),
-        Row::new("H5", "a mailbox for 16 MiB that is not there", echo().mailbox("#65536").call().request(&[1; 16 << 20]), "TooLarge", Bill::Within(5_000, 5_100)),
+        Row::new("H5", "a mailbox for 16 MiB that is not there", echo().mailbox("#65536").call().request(&[1; 16 << 20]), "TooLarge", Bill::call(400)),
         Row::new(
             "H5",
             "a mailbox that moves, over its own code's data",
@@ -76,15 +84,15 @@ fn mailboxes() -> Vec<Row> {
                 .request(&[9; 8])
                 .times(4),
             "Ok 151587081 151587081 | Ok 151587081 151587081 | Ok *",
-            Bill::Within(5_000, 5_200),
+            Bill::call(800),
         ),
-        Row::of("H5", "a mailbox that grows the memory each time", grows, "Ok 7 | Ok 7 | Ok 7", Bill::Within(65_000, 66_000)),
+        Row::of("H5", "a mailbox that grows the memory each time", grows, "Ok 7 | Ok 7 | Ok 7", Bill::call(MEMORY_PAGE + 1_000)),
         Row::new(
             "H5",
             "a large request into a mailbox that shrinks it",
             echo().mailbox("(if (result i32) (i32.gt_u (local.get 0) #32768) (then #262143) (else #65536))").call().request(&[1; 1 << 20]),
             "TooLarge",
-            Bill::Within(5_000, 5_200),
+            Bill::call(800),
         ),
     ]
 }
@@ -100,7 +108,7 @@ fn grows(world: &World) -> Seen {
 fn rejects() -> Vec<Row> {
     let reject = |class, name, body: &str, answer| {
         let call = handler(&format!("{body} ##0")).call().fuel(6_000_000_000);
-        Row::new(class, name, call, answer, Bill::Within(5_000, 4_400_000_000))
+        Row::new(class, name, call, answer, Bill::call(4_400_000_000))
     };
     vec![
         reject("D5", "a reject of 4 GiB", "(call $reject #1 #0 #-1)", "Rejected 1: *"),
@@ -133,7 +141,7 @@ fn rejects() -> Vec<Row> {
             "an answer that is no input's",
             handler("##-1").call(),
             "BadRequest",
-            Bill::Within(5_000, 5_100),
+            Bill::call(400),
         ),
     ]
 }

@@ -1,6 +1,7 @@
 //! Class A: processor time that nobody pays for, and fuel that is counted wrongly.
 
 use cell_abi::{Fuel, Header, Kind};
+use cell_host::price::{CALL, MEMORY_PAGE};
 
 use super::guest::{Guest, echo, forever, handler, reply};
 use super::{Bill, Row, Seen, World};
@@ -79,21 +80,23 @@ fn growth() -> Vec<Row> {
             "memory.grow by 4 GiB",
             reply("(memory.grow #65535)").call(),
             "Ok -1",
-            Bill::Within(5_000, 6_000),
+            Bill::call(4_000),
         ),
         Row::new(
             "A2",
             "memory.grow by 2^32-1 pages",
             reply("(memory.grow #-1)").call(),
             "Ok -1",
-            Bill::Within(5_000, 6_000),
+            Bill::call(4_000),
         ),
         Row::new(
             "A2",
             "memory.grow page by page to the end",
-            handler(&format!("{to_the_end} (i32.store #0 (memory.size)) ##0x400000000")).call(),
+            handler(&format!("{to_the_end} (i32.store #0 (memory.size)) ##0x400000000"))
+                .call()
+                .fuel(1_000_000_000),
             "Ok 1024",
-            Bill::Within(1020 * 60_000, 1020 * 60_000 + 1_000_000),
+            Bill::Within(1020 * MEMORY_PAGE, 1020 * MEMORY_PAGE + 1_000_000),
         ),
         Row::new(
             "A2",
@@ -136,7 +139,7 @@ fn bulk() -> Vec<Row> {
             "memory.fill of 64 MiB",
             handler(&format!("{whole} (memory.fill #0 #7 #0x4000000) ##0")).call().fuel(1_000_000_000),
             "Ok",
-            Bill::Within((1020 * 60_000) + (64 << 20), (1020 * 60_000) + (64 << 20) + 10_000),
+            Bill::Within((1020 * MEMORY_PAGE) + (64 << 20), (1020 * MEMORY_PAGE) + (64 << 20) + 100_000),
         )
         .growth(80),
         Row::new(
@@ -155,7 +158,7 @@ fn bulk() -> Vec<Row> {
             "memory.fill of 4 GiB that is paid for",
             handler("(memory.fill #0 #0 #-1) ##0").call().fuel(6_000_000_000),
             "Trapped: *out of bounds memory access*",
-            Bill::Within(5_000, 6_000_000_000),
+            Bill::call(6_000_000_000),
         ),
         Row::new("A5", "memory.copy of 4 GiB, out of bounds", handler("(memory.copy #0 #65536 #-1) ##0").call(), "OutOfFuel", Bill::Limit),
         Row::new(
@@ -165,7 +168,7 @@ fn bulk() -> Vec<Row> {
                 .with("(data $d \"x\") (table $t 1 funcref)")
                 .call(),
             "Trapped: *out of bounds memory access*",
-            Bill::Within(5_000, 20_000),
+            Bill::call(60_000),
         ),
     ]
 }
@@ -239,7 +242,7 @@ fn host_calls() -> Vec<Row> {
             "fd_write of a vector of 4 GiB",
             reply("(i32.store #8 #0) (i32.store #12 #-1) (call $fd_write #1 #8 #1 #16)").call(),
             "Ok 48",
-            Bill::Within(5_000, 400_000),
+            Bill::call(1_580_000),
         ),
         Row::new(
             "A7",
@@ -287,7 +290,7 @@ fn sleeps() -> Vec<Row> {
             "poll_oneoff for 584 years",
             sleeper.call().manifest("call_ms_max = 200"),
             "TimedOut",
-            Bill::Within(5_000, 20_000),
+            Bill::call(60_000),
         ),
         Row::new(
             "A9",
@@ -296,7 +299,7 @@ fn sleeps() -> Vec<Row> {
                 .call()
                 .manifest("call_ms_max = 200"),
             "TimedOut",
-            Bill::Within(5_000, 10_000_000),
+            Bill::call(10_000_000),
         ),
         Row::of(
             "A9",
@@ -313,7 +316,7 @@ fn sleeps() -> Vec<Row> {
             "its instance is gone",
             Bill::None,
         ),
-        Row::of("A9", "asleep when its call is cancelled", cancelled, "Cancelled", Bill::Within(5_000, 20_000)),
+        Row::of("A9", "asleep when its call is cancelled", cancelled, "Cancelled", Bill::call(60_000)),
     ]
 }
 
@@ -335,10 +338,11 @@ fn prices() -> Vec<Row> {
             ##0"
         ))
         .call()
+        .fuel(1_000_000_000)
     };
     vec![
-        Row::new("A10", "a million divisions", million("(drop (i64.div_u ##9 (i64.extend_i32_u (local.get $n))))"), "Ok", Bill::Within(10_000_000, 30_000_000)),
-        Row::new("A10", "a million square roots", million("(drop (f64.sqrt (f64.convert_i32_u (local.get $n))))"), "Ok", Bill::Within(24_000_000, 45_000_000)),
+        Row::new("A10", "a million divisions", million("(drop (i64.div_u ##9 (i64.extend_i32_u (local.get $n))))"), "Ok", Bill::Within(48_000_000, 80_000_000)),
+        Row::new("A10", "a million square roots", million("(drop (f64.sqrt (f64.convert_i32_u (local.get $n))))"), "Ok", Bill::Within(64_000_000, 120_000_000)),
         Row::new(
             "A10",
             "a million stores all over 64 MiB",
@@ -349,9 +353,10 @@ fn prices() -> Vec<Row> {
                     (br_if $again (local.tee $n (i32.sub (local.get $n) #1))))
                 ##0",
             )
-            .call(),
+            .call()
+            .fuel(1_000_000_000),
             "Ok",
-            Bill::Within(1020 * 60_000, 1020 * 60_000 + 20_000_000),
+            Bill::Within(1020 * MEMORY_PAGE, 1020 * MEMORY_PAGE + 50_000_000),
         )
         .growth(80),
         Row::new(
@@ -359,7 +364,7 @@ fn prices() -> Vec<Row> {
             "the bits of a NaN",
             reply("(i32.reinterpret_f32 (f32.add (f32.reinterpret_i32 #0xffa00001) (f32.div (f32.convert_i32_s (local.get $n)) (f32.convert_i32_s (local.get $n)))))").call(),
             "Ok 2143289344",
-            Bill::Within(5_000, 5_100),
+            Bill::call(400),
         ),
         Row::of("A11", "the same call on three fresh instances", three_fresh, "one bill", Bill::None),
         Row::new(
@@ -411,9 +416,9 @@ fn starts() -> Vec<Row> {
             echo()
                 .initialize("(drop (memory.grow #1020)) (memory.fill #0 #1 #0x4000000)")
                 .call()
-                .fuel(10_000),
+                .fuel(CALL + 1_000),
             "Ok",
-            Bill::Within(5_000, 5_100),
+            Bill::call(400),
         )
         .growth(80),
         Row::new(
@@ -456,21 +461,21 @@ fn chains() -> Vec<Row> {
             "a cell that calls itself",
             handler(CHAIN).call(),
             "Ok 0 0 0 0 0 0 0 0 38",
-            Bill::Within(80_000, 120_000),
+            Bill::Within(9 * CALL, 12 * CALL),
         ),
         Row::new(
             "A15",
             "a cell that calls itself, with one instance",
             handler(CHAIN).call().manifest("replicas_max = 1"),
             "Ok 38",
-            Bill::Within(10_000, 20_000),
+            Bill::call(20_000),
         ),
         Row::of(
             "A15",
             "two cells that call each other",
             mutual,
             "Ok 38",
-            Bill::Within(40_000, 200_000),
+            Bill::Within(9 * CALL, 12 * CALL),
         ),
         Row::of(
             "A15",
@@ -491,14 +496,14 @@ fn chains() -> Vec<Row> {
             "a callee that is not there",
             asks("nobody", "##-1").call(),
             "Ok 2",
-            Bill::Within(10_000, 20_000),
+            Bill::call(20_000),
         ),
         Row::of(
             "A15",
             "every call calls twice, eight deep",
             twice,
             "Ok",
-            Bill::Within(1_000_000, 20_000_000),
+            Bill::Within(511 * CALL, 700 * CALL),
         ),
         Row::new(
             "A15",

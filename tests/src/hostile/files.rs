@@ -6,6 +6,8 @@
 use std::fs;
 use std::path::Path;
 
+use cell_host::price::{MEMORY_PAGE, RANDOM_BYTE, START};
+
 use super::guest::program;
 use super::job::{Job, job};
 use super::{Bill, Row};
@@ -262,10 +264,10 @@ fn outside() -> Vec<Row> {
         alone("G4", "the environment of whoever runs it", "(call $must (call $environ_sizes_get #64 #68)) (call $proc_exit (i32.load #64))", "exit 0"),
         alone("G8", "a socket that it was not given", "(call $proc_exit (call $sock_accept #3 #0 #64))", "exit 8"),
         Row::new("A1", "a program without end", job(program("(loop $again (br $again))")).fuel(50_000_000), "OutOfFuel", Bill::Limit),
-        Row::new("A9", "a program that sleeps for 584 years", job(program(&format!("(drop {})", super::cpu::SLEEP))).options(&["--timeout", "0.3"]), "TimedOut", Bill::Within(50_000, 200_000)),
+        Row::new("A9", "a program that sleeps for 584 years", job(program(&format!("(drop {})", super::cpu::SLEEP))).options(&["--timeout", "0.3"]), "TimedOut", Bill::Within(START, START + 8 * MEMORY_PAGE)),
         Row::new("A14", "a program whose start alone is too dear", job(program("nop")).fuel(1_000), "exit code 122: *", Bill::Nothing),
         Row::new("F1", "a program that recurses without end", job(program("(call $f)").replace("(global $fd", "(func $f (call $f) (call $f)) (global $fd")), "Trapped: *call stack exhausted*", Bill::Within(50_000, 10_000_000)),
-        Row::new("D1", "a program that takes all memory", job(program("(loop $again (br_if $again (i32.ne (memory.grow #16) #-1))) (call $proc_exit (i32.shr_u (memory.size) #4))")).options(&["--memory", "32"]), "exit 31", Bill::Within(20_000_000, 40_000_000)),
-        Row::new("D5", "random_get of more than a program may have", job(program("(call $proc_exit (call $random_get #0 #1048577))")), "Trapped: *requested len 1048577*", Bill::Within(8_000_000, 9_000_000)),
+        Row::new("D1", "a program that takes all memory", job(program("(loop $again (br_if $again (i32.ne (memory.grow #16) #-1))) (call $proc_exit (i32.shr_u (memory.size) #4))")).options(&["--memory", "32"]), "exit 31", Bill::Within(496 * MEMORY_PAGE, 520 * MEMORY_PAGE)),
+        Row::new("D5", "random_get of more than a program may have", job(program("(call $proc_exit (call $random_get #0 #1048577))")), "Trapped: *requested len 1048577*", Bill::Within((1 << 20) * RANDOM_BYTE, (1 << 20) * RANDOM_BYTE + 8 * MEMORY_PAGE)),
     ]
 }

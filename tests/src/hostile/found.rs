@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::thread;
 use std::time::Duration;
 
+use cell_host::price::{MEMORY_PAGE, START};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use super::guest::{echo, forever, handler, program};
@@ -22,14 +23,14 @@ pub(super) fn rows() -> Vec<Row> {
             "money of calls that are over",
             |_| given_back(|world| assert_eq!(accounts::flood(world), 40)),
             "exit 0",
-            Bill::Within(50_000, 100_000),
+            Bill::Within(START, START + 8 * MEMORY_PAGE),
         ),
         Row::of(
             "C7",
             "money of a call that was refused",
             |_| given_back(|world| drop(world.call("echo", b"", 2_000_000_000_000))),
             "exit 0",
-            Bill::Within(50_000, 100_000),
+            Bill::Within(START, START + 8 * MEMORY_PAGE),
         ),
         Row::of("E2", "a directory whose name clears the screen", shown, "nothing raw", Bill::None),
         logged(

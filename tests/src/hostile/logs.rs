@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use cell_host::price::LOG_BYTE;
+
 use super::guest::{Guest, forever, handler};
 use super::{Bill, Row, Seen, World};
 use crate::eventually;
@@ -107,14 +109,14 @@ fn lines_and_levels() -> Vec<Row> {
             "a record past the memory",
             handler("(call $log #1 #262100 #100) ##0").call(),
             "Trapped: *out of bounds memory access*",
-            Bill::Within(5_000, 7_000),
+            Bill::call(20_000),
         ),
         Row::new(
             "E4",
             "a record of a level that there is not",
             handler("(call $log #-1 'x') ##0").call(),
             "Ok",
-            Bill::Within(5_000, 6_000),
+            Bill::call(4_000),
         ),
     ]
 }
@@ -152,8 +154,11 @@ pub(super) fn logged(
         };
         Seen { answer: format!("{}; {bounded}", seen.answer), ..seen }
     };
-    let bill =
-        if expect.starts_with("OutOfFuel") { Bill::Limit } else { Bill::Within(600_000, 900_000) };
+    let bill = if expect.starts_with("OutOfFuel") {
+        Bill::Limit
+    } else {
+        Bill::Within(65_536 * LOG_BYTE, 65_536 * LOG_BYTE + 2_000_000)
+    };
     Row::of(class, name, act, expect, bill)
 }
 

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use cell_host::price::{MEMORY_PAGE, RANDOM_BYTE, START, STATE_BYTE, STATE_TAKE, STATE_WRITE};
+
 use super::cpu::SLEEP;
 use super::guest::program;
 use super::guest::{forever, handler, reply};
@@ -23,7 +25,10 @@ fn memories() -> Vec<Row> {
             "all the memory there is, touched",
             handler(ALL_OF_IT).call().fuel(1_000_000_000),
             "Ok",
-            Bill::Within(128_000_000, 129_000_000),
+            Bill::Within(
+                1020 * MEMORY_PAGE + (64 << 20),
+                1020 * MEMORY_PAGE + (64 << 20) + 100_000,
+            ),
         )
         .growth(80),
         Row::of("D1", "eight cells' memory at once", eight, "8 x Ok", Bill::None)
@@ -125,7 +130,7 @@ fn tables() -> Vec<Row> {
             "table.grow past its limit",
             "(table.grow $t (ref.null func) #20000)",
             "Ok -1",
-            Bill::Within(25_000, 26_000),
+            Bill::call(30_000),
         ),
         table(
             "table.grow one by one to the end",
@@ -161,7 +166,7 @@ fn tables() -> Vec<Row> {
 fn lengths() -> Vec<Row> {
     let paid = |name, body: &str, answer| {
         let call = handler(&format!("{body} ##0")).call().fuel(6_000_000_000);
-        Row::new("D5", name, call, answer, Bill::Within(5_000, 4_400_000_000))
+        Row::new("D5", name, call, answer, Bill::call(4_400_000_000))
     };
     vec![
         Row::new(
@@ -206,7 +211,7 @@ fn lengths() -> Vec<Row> {
             "random_get of 64 KiB and a byte",
             reply("(call $random_get #0 #65537)").call(),
             "Trapped: *requested len 65537*",
-            Bill::Within(529_000, 540_000),
+            Bill::call(65_537 * RANDOM_BYTE + 20_000),
         ),
         Row::new(
             "D5",
@@ -220,9 +225,9 @@ fn lengths() -> Vec<Row> {
 
 fn state() -> Vec<Row> {
     vec![
-        Row::new("D10", "a key of 1025 bytes", handler("(drop (call $kv_set #0 #1025 #0 #1)) ##0").call(), "OverLimit", Bill::Within(85_000, 90_000)),
-        Row::new("D10", "a value of 1 MiB and a byte", handler("(drop (call $kv_set #0 #1 #0 #1048577)) ##0").memory("20").call(), "OverLimit", Bill::Within(1_100_000, 1_200_000)),
-        Row::of("D10", "writes until the quota is full", quota, "Ok 15 of at most 16, 2 MiB on disk", Bill::Within(2_200_000, 2_500_000)),
+        Row::new("D10", "a key of 1025 bytes", handler("(drop (call $kv_set #0 #1025 #0 #1)) ##0").call(), "OverLimit", Bill::call(STATE_WRITE + 100_000)),
+        Row::new("D10", "a value of 1 MiB and a byte", handler("(drop (call $kv_set #0 #1 #0 #1048577)) ##0").memory("20").call(), "OverLimit", Bill::call(STATE_WRITE + (1 << 20) * STATE_BYTE + 100_000)),
+        Row::of("D10", "writes until the quota is full", quota, "Ok 15 of at most 16, 2 MiB on disk", Bill::Within((1 << 20) * STATE_BYTE, 2 * (1 << 20) * STATE_BYTE)),
         Row::new(
             "D10",
             "one value overwritten for ever",
@@ -231,7 +236,7 @@ fn state() -> Vec<Row> {
             Bill::Limit,
         ),
         Row::of("D10", "one value overwritten in a hundred calls", overwritten, "at most 8 MiB on disk", Bill::None),
-        Row::new("D10", "a state of no bytes", reply("(call $kv_set #0 #1 #0 #1)").call().manifest("state_mb_max = 0"), "Ok 1", Bill::Within(85_000, 90_000)),
+        Row::new("D10", "a state of no bytes", reply("(call $kv_set #0 #1 #0 #1)").call().manifest("state_mb_max = 0"), "Ok 1", Bill::call(STATE_TAKE + STATE_WRITE + 20_000)),
         Row::new(
             "D10",
             "a program that writes without end",
@@ -249,7 +254,7 @@ fn state() -> Vec<Row> {
             .directory()
             .inspect(|inside| format!(", {} bytes", fs::metadata(inside.join("big")).map_or(0, |found| found.len()))),
             "exit 22, 0 bytes",
-            Bill::Within(50_000, 200_000),
+            Bill::Within(START, START + 8 * MEMORY_PAGE),
         ),
     ]
 }
@@ -276,7 +281,7 @@ fn quota(world: &World) -> Seen {
 fn overwritten(world: &World) -> Seen {
     let cell = world.live("", &handler("(drop (call $kv_set #0 #1 #65536 #131072)) ##0").text());
     for _ in 0..100 {
-        let seen = world.call(&cell, b"", 1_000_000);
+        let seen = world.call(&cell, b"", 20_000_000);
         assert_eq!(seen.answer, "Ok");
     }
     let disk = disk_mib(world, &cell);
@@ -290,7 +295,7 @@ fn overwritten(world: &World) -> Seen {
 fn instances() -> Vec<Row> {
     vec![
         Row::of("D7", "more instances than there are slots", slots, "a thousand, and the others are told", Bill::None).growth(160),
-        Row::new("D4", "16 MiB of standard output in one call", super::logs::printed("(i32.const 0x1000000)").call().fuel(1_000_000_000), "Ok", Bill::Within(5_000, 1_000_000_000)).growth(40),
+        Row::new("D4", "16 MiB of standard output in one call", super::logs::printed("(i32.const 0x1000000)").call().fuel(1_000_000_000), "Ok", Bill::call(1_000_000_000)).growth(40),
         Row::new("D6", "every descriptor closed and renumbered, for ever", forever("(drop (call $fd_renumber #1 #2)) (drop (call $fd_close #1)) (drop (call $fd_renumber #2 #0))").call(), "OutOfFuel", Bill::Limit),
         Row::new(
             "D6",

@@ -30,6 +30,7 @@ mod world;
 pub use runner::run;
 pub use world::World;
 
+use cell_host::price::CALL;
 use guest::Guest;
 use job::Job;
 
@@ -60,6 +61,13 @@ pub enum Bill {
     Within(u64, u64),
     /// There is nothing that could be charged.
     None,
+}
+
+impl Bill {
+    /// What any call costs, and at most so much more.
+    pub const fn call(more: u64) -> Self {
+        Self::Within(CALL, CALL + more)
+    }
 }
 
 /// What came of an attack.

@@ -1,6 +1,7 @@
 //! Class F: stacks, traps, and what is left of an instance after them.
 
 use cell_abi::limits::MESSAGE_BYTES_MAX;
+use cell_host::price::CALL;
 
 use super::cpu::SLEEP;
 use super::guest::{echo, handler, reply};
@@ -19,7 +20,7 @@ fn stacks() -> Vec<Row> {
             .fuel(2_000_000_000)
     };
     vec![
-        Row::new("F1", "recursion without end", deep(""), "Trapped: *call stack exhausted*", Bill::Within(5_000, 2_000_000)),
+        Row::new("F1", "recursion without end", deep(""), "Trapped: *call stack exhausted*", Bill::call(2_000_000)),
         Row::new(
             "F1",
             "recursion with many locals",
@@ -28,12 +29,12 @@ fn stacks() -> Vec<Row> {
                     (i32.add #1 (call $down (local.get 7) (local.get 0) (local.get 1) (local.get 2) (local.get 3) (local.get 4) (local.get 5) (local.get 6))))")
                 .call(),
             "Trapped: *call stack exhausted*",
-            Bill::Within(5_000, 2_000_000),
+            Bill::call(2_000_000),
         ),
         Row::new("F2", "a host call at every depth", deep("(drop (call $fd_write #1 #0 #0 #64))"), "Trapped: *call stack exhausted*",
-            Bill::Within(5_000, 2_000_000_000)),
-        Row::new("F2", "a large log record at every depth", deep("(call $log #2 #0 #4000)"), "Trapped: *call stack exhausted*",
-            Bill::Within(5_000, 2_000_000_000)),
+            Bill::call(2_000_000_000)),
+        Row::new("F2", "a large log record at every depth", deep("(call $log #2 #0 #4000)").fuel(20_000_000_000), "Trapped: *call stack exhausted*",
+            Bill::call(20_000_000_000)),
         Row::new(
             "F3",
             "recursion in each of nine nested cells",
@@ -43,7 +44,7 @@ fn stacks() -> Vec<Row> {
                     (else (i32.wrap_i64 (i64.shr_u (call $call 'SELF' 'run' #0 #0 #0 #0 ##-1) ##32)))))")
                 .call(),
             "Ok 0",
-            Bill::Within(80_000, 2_000_000),
+            Bill::Within(9 * CALL, 9 * CALL + 2_000_000),
         ),
     ]
 }
@@ -51,7 +52,7 @@ fn stacks() -> Vec<Row> {
 fn kinds() -> Vec<Row> {
     let traps = |class, name, body: &str, answer| {
         let guest = handler(&format!("{body} ##0")).with("(type $none (func)) (type $two (func (param i32 i32))) (func $f) (table $t 2 funcref) (elem (i32.const 0) $f)");
-        Row::new(class, name, guest.call(), answer, Bill::Within(5_000, 5_200))
+        Row::new(class, name, guest.call(), answer, Bill::call(800))
     };
     vec![
         traps("F4", "unreachable", "unreachable", "Trapped: *unreachable*"),
@@ -115,7 +116,7 @@ fn named() -> Vec<Row> {
                 .text();
             told(world, &text)
         };
-        Row::of(class, name, act, "Trapped, in one short line", Bill::Within(5_000, 1_000_000))
+        Row::of(class, name, act, "Trapped, in one short line", Bill::call(4_000_000))
     };
     let (trap, refused) = ("unreachable", "(drop (call $random_get #0 #65537))");
     vec![
@@ -152,7 +153,7 @@ fn told(world: &World, text: &str) -> Seen {
 fn exits() -> Vec<Row> {
     let exit = |name, code: &str, answer| {
         let guest = handler(&format!("(call $proc_exit {code}) unreachable"));
-        Row::new("F8", name, guest.call(), answer, Bill::Within(5_000, 5_600))
+        Row::new("F8", name, guest.call(), answer, Bill::call(2_400))
     };
     vec![
         exit("proc_exit 0", "#0", "Exited: with code 0"),
@@ -163,7 +164,7 @@ fn exits() -> Vec<Row> {
             "proc_raise of SIGKILL",
             reply("(call $proc_raise #9)").call(),
             "Ok 58",
-            Bill::Within(5_000, 7_000),
+            Bill::call(20_000),
         ),
         Row::new(
             "F8",
@@ -201,7 +202,7 @@ fn next_after(world: &World, end: u8) -> Seen {
 
 fn remains() -> Vec<Row> {
     let row = |name, end: u8, answer| {
-        Row::of("F5", name, move |world| next_after(world, end), answer, Bill::Within(5_000, 6_000))
+        Row::of("F5", name, move |world| next_after(world, end), answer, Bill::call(4_000))
     };
     vec![
         row("an instance after a trap", 1, "Trapped: * | Ok 1"),
@@ -210,13 +211,7 @@ fn remains() -> Vec<Row> {
         row("an instance after it ran out of time", 4, "TimedOut | Ok 1"),
         row("an instance after an invalid reply", 5, "BadReply | Ok 1"),
         row("an instance after a call that went well", 0, "Ok 1 | Ok 112"),
-        Row::of(
-            "F5",
-            "an instance whose client hung up",
-            hung_up,
-            "Ok 1",
-            Bill::Within(5_000, 6_000),
-        ),
+        Row::of("F5", "an instance whose client hung up", hung_up, "Ok 1", Bill::call(4_000)),
         Row::of("F6", "three hundred crashes in a row", crashes, "300 are told", Bill::None),
     ]
 }

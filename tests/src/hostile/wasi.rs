@@ -49,7 +49,7 @@ fn errnos() -> Vec<Row> {
             )
             .call(),
             "Ok 0 0",
-            Bill::Within(5_000, 7_000),
+            Bill::call(20_000),
         ),
         errno(
             "F6",
@@ -75,7 +75,7 @@ const FUEL: u64 = 10_000_000;
 const EACH: &str = "56 functions, each call ended";
 
 fn errno(class: &'static str, name: &'static str, call: &str, answer: &'static str) -> Row {
-    Row::new(class, name, reply(call).call(), answer, Bill::Within(5_000, 40_000))
+    Row::new(class, name, reply(call).call(), answer, Bill::call(140_000))
 }
 
 /// A cell that calls the function whose number the request's first byte is.

@@ -295,7 +295,7 @@ fn floods() -> Vec<Row> {
             "a client beside two that do not read their replies",
             unread,
             "Ok 7",
-            Bill::Within(5_000, 6_000),
+            Bill::call(4_000),
         )
         .growth(24),
         Row::of(
@@ -462,10 +462,10 @@ fn gone_before_reply(world: &World) -> Seen {
         world.live("replicas_max = 1", &handler("##0x0080000000000000").memory("200").text());
     for _ in 0..10 {
         let (mut raw, receptor) = Raw::opened(&world.home().socket(&cell), &cell, "run");
-        raw.call(receptor, 1, 20_000_000, b"");
+        raw.call(receptor, 1, 50_000_000, b"");
         raw.receive_some();
     }
-    let seen = world.call(&cell, b"", 20_000_000);
+    let seen = world.call(&cell, b"", 50_000_000);
     Seen::said(if seen.answer == "Ok, 8388608 bytes" { "served".into() } else { seen.answer })
 }
 

@@ -135,7 +135,7 @@ fn tiny_limits_are_charged_whole() {
     nucleus.deploy_wat("spin", &wat::cell("", wat::SPIN), "");
     let mut client = nucleus.client("spin");
     let slot = client.open_raw("run").unwrap();
-    let limits = [0, 1, 2, 1000, 249_999, 250_000, 250_001, 20_000_000];
+    let limits = [0, 1, 2, 1000, 499_999, 500_000, 500_001, 20_000_000];
     for limit in limits {
         let error = Request::Rkyv(Vec::new()).call(&mut client, &slot, limit).unwrap_err();
         assert_eq!(

@@ -8,7 +8,7 @@ use cell_client::{CallOptions, Client, Error, Fuel, Status};
 use cell_tests::{GUARD, Nucleus, eventually, wat};
 
 /// Less than these users have.
-const OPTIONS: CallOptions = CallOptions { fuel: Fuel(1_000_000), timeout: GUARD };
+const OPTIONS: CallOptions = CallOptions { fuel: Fuel(5_000_000), timeout: GUARD };
 
 /// Runs something as another user; `None`, told by name, where this one may not.
 fn as_user<T: Send + 'static>(uid: u32, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
