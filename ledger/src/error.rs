@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use cell_abi::status::Fault;
 use cell_abi::{AccountId, NanoAtp};
 
-use crate::{EntryHash, HoldId, TransferId};
+use crate::{EntryHash, HoldId, SessionId, TransferId};
 
 /// Why a request was not done. [`LedgerError::fault`] says whose fault it is.
 ///
 /// A command that got an error whose fault is the caller's or policy's was not applied and left no trace.
-/// After [`LedgerError::Stopped`] and [`LedgerError::Storage`] it is unknown: repeat the command, with the same ids.
+/// After [`LedgerError::Unavailable`], [`LedgerError::Stopped`] and [`LedgerError::Storage`] it is unknown: repeat the command, with the same ids.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LedgerError {
@@ -124,6 +124,28 @@ pub enum LedgerError {
     /// Another process kept the file locked for longer than the store waits. Nothing was applied.
     #[error("another process keeps the ledger locked")]
     Busy,
+    /// There is no connection to the server, or it was lost. Repeat the command later, with the same
+    /// ids: it is unknown whether it was applied.
+    #[error("the ledger cannot be reached: {reason}")]
+    Unavailable {
+        /// What the connection said.
+        reason: String,
+    },
+    /// The session was silent for too long and another process took over its holds. Nothing that it
+    /// asks for is applied any more.
+    #[error(
+        "session {session} was taken over by another process, because it was not heard of for too long"
+    )]
+    Fenced {
+        /// The session.
+        session: SessionId,
+    },
+    /// The URL names no server that this program can use.
+    #[error("the ledger's URL: {reason}")]
+    BadUrl {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// An earlier error made the writer stop, for good: what reached the disk is known only after opening it again.
     #[error("the ledger has stopped: {reason}")]
     Stopped {
@@ -193,6 +215,9 @@ impl LedgerError {
             | Self::TimeTooLarge { .. }
             | Self::QueueFull => Fault::Policy,
             Self::Busy
+            | Self::Unavailable { .. }
+            | Self::Fenced { .. }
+            | Self::BadUrl { .. }
             | Self::Stopped { .. }
             | Self::Storage { .. }
             | Self::Corrupt { .. }

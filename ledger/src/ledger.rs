@@ -305,7 +305,11 @@ impl<S: LedgerStore> Writer<S> {
         let error = match results {
             Ok(results) if results.len() == commands.len() => return results,
             Ok(_) => LedgerError::Corrupt { reason: "the store lost a result".into() },
-            Err(error @ (LedgerError::Busy | LedgerError::Stopped { .. })) => {
+            Err(
+                error @ (LedgerError::Busy
+                | LedgerError::Unavailable { .. }
+                | LedgerError::Stopped { .. }),
+            ) => {
                 return vec![Err(error); commands.len()];
             }
             Err(error) => error,

@@ -10,7 +10,7 @@
 //!   scratch and compares. A rewrite of the whole file is told only by a head hash kept elsewhere.
 //!
 //! The parts: [`command`] is what can be asked, [`rules`] decides, a [`LedgerStore`] holds the data
-//! ([`SqliteStore`], [`MemoryStore`]), [`Ledger`] is the handle a program shares, [`verify`] is the audit.
+//! ([`SqliteStore`], [`PostgresStore`], [`MemoryStore`]), [`Ledger`] is the handle a program shares, [`verify`] is the audit.
 //!
 //! ```
 //! use cell_abi::{AccountId, NanoAtp};
@@ -64,6 +64,7 @@ pub mod id;
 pub mod journal;
 pub mod ledger;
 pub mod memory;
+pub mod postgres;
 pub mod rules;
 pub mod sqlite;
 pub mod store;
@@ -75,6 +76,7 @@ pub use id::{EntryHash, HoldId, SessionId, TransferId};
 pub use journal::Entry;
 pub use ledger::{Clock, Ledger, LedgerOptions, SystemClock};
 pub use memory::MemoryStore;
+pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;
 pub use store::{Balance, HoldRecord, LedgerStore};
 pub use verify::Verified;

@@ -47,30 +47,47 @@ fn command() -> impl Strategy<Value = Command> {
     ]
 }
 
+pub(crate) fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+pub(crate) fn batches() -> impl Strategy<Value = Vec<Vec<Command>>> {
+    prop::collection::vec(prop::collection::vec(command(), 1..12), 1..10)
+}
+
+/// Both stores answer the same, have the same books, and add up after every batch.
+pub(crate) fn agree(
+    batches: &[Vec<Command>],
+    store: &mut impl LedgerStore,
+    memory: &mut MemoryStore,
+) -> Result<(), TestCaseError> {
+    for (position, batch) in batches.iter().enumerate() {
+        // Every batch is asked twice: a repetition must be harmless whatever lies between.
+        for now_ms in [1_000 + position as u64, 2_000] {
+            prop_assert_eq!(store.apply(batch, now_ms), memory.apply(batch, now_ms));
+        }
+        let accounts = store.accounts().unwrap();
+        let sum: i128 = accounts.iter().map(|(_, balance)| i128::from(balance.posted_nano)).sum();
+        prop_assert_eq!(sum, 0);
+        for (account, balance) in &accounts {
+            let sound = i128::from(balance.held.0) <= i128::from(balance.posted_nano);
+            prop_assert!(*account == ISSUER || sound, "{:?} has {:?}", account, balance);
+        }
+        prop_assert_eq!(accounts, memory.accounts().unwrap());
+        prop_assert_eq!(store.holds(), memory.holds());
+        prop_assert_eq!(store.history(None, None, 5), memory.history(None, None, 5));
+        prop_assert_eq!(store.verify().unwrap(), memory.verify().unwrap());
+    }
+    Ok(())
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config(96))]
 
     #[test]
-    fn both_stores_agree(batches in prop::collection::vec(prop::collection::vec(command(), 1..12), 1..10)) {
+    fn both_stores_agree(batches in batches()) {
         let home = tempfile::tempdir().unwrap();
         let mut sqlite = SqliteStore::open_or_create(&home.path().join("ledger.db"), ISSUER).unwrap();
-        let mut memory = MemoryStore::new(ISSUER);
-        for (position, batch) in batches.iter().enumerate() {
-            // Every batch is asked twice: a repetition must be harmless whatever lies between.
-            for now_ms in [1_000 + position as u64, 2_000] {
-                prop_assert_eq!(sqlite.apply(batch, now_ms), memory.apply(batch, now_ms));
-            }
-            let accounts = sqlite.accounts().unwrap();
-            let sum: i128 = accounts.iter().map(|(_, balance)| i128::from(balance.posted_nano)).sum();
-            prop_assert_eq!(sum, 0);
-            for (account, balance) in &accounts {
-                let sound = i128::from(balance.held.0) <= i128::from(balance.posted_nano);
-                prop_assert!(*account == ISSUER || sound, "{:?} has {:?}", account, balance);
-            }
-            prop_assert_eq!(accounts, memory.accounts().unwrap());
-            prop_assert_eq!(sqlite.holds(), memory.holds());
-            prop_assert_eq!(sqlite.history(None, None, 5), memory.history(None, None, 5));
-            prop_assert_eq!(sqlite.verify().unwrap(), memory.verify().unwrap());
-        }
+        agree(&batches, &mut sqlite, &mut MemoryStore::new(ISSUER))?;
     }
 }
