@@ -65,6 +65,8 @@ pub mod journal;
 pub mod ledger;
 pub mod memory;
 pub mod postgres;
+#[cfg(any(test, feature = "conformance"))]
+pub mod private_server;
 pub mod rules;
 pub mod sqlite;
 pub mod store;

@@ -341,6 +341,4 @@ fn told(error: &dyn std::error::Error) -> String {
 }
 
 #[cfg(test)]
-mod server;
-#[cfg(test)]
 mod tests;

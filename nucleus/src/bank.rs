@@ -2,25 +2,38 @@
 //!
 //! Several processes may have the ledger open: the nucleus, and each `cell run`. Each is a
 //! *session* with a locked file; holds of a session whose file nobody locks any more are void.
+//! A ledger that several machines share also knows when a session was heard of last, and one that
+//! is silent for too long is void as well.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use cell_abi::{AccountId, NanoAtp};
 use cell_ledger::{
-    Hold, HoldId, Ledger, LedgerError, Outcome, Payment, SessionId, Settle, Transfer, TransferId,
+    Hold, HoldId, Ledger, LedgerError, LedgerOptions, Outcome, Payment, PostgresStore, SessionId,
+    Settle, Transfer, TransferId,
 };
 use ed25519_dalek::SigningKey;
 use rustix::fs::{FlockOperation, flock};
 
+use crate::config::Config;
 use crate::home::Home;
 
 /// What a fresh home grants its owner: 1,000 ATP.
 const FIRST_GRANT: NanoAtp = NanoAtp(1_000_000_000_000);
 /// A hold that nobody resolves is void after this time.
 const HOLD_MS: u64 = 24 * 3600 * 1000;
+
+/// How often a session of a shared ledger is heard of.
+const HEARTBEAT: Duration = Duration::from_secs(3);
+/// How long a session of a shared ledger may be silent; then its holds are void, and it can do
+/// nothing more.
+pub(crate) const SESSION_SILENT_MAX: Duration = Duration::from_secs(30);
 
 /// The accounts that follow from this machine's identity.
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +94,8 @@ pub(crate) struct Bank {
     pub(crate) ledger: Ledger,
     pub(crate) accounts: Accounts,
     session: SessionId,
+    /// Ends before the session does.
+    heartbeat: Option<Heartbeat>,
     // Locked for as long as the session lives.
     _lock: File,
     lock_path: PathBuf,
@@ -99,12 +114,24 @@ impl Bank {
     pub(crate) fn open(home: &Home) -> anyhow::Result<Self> {
         home.create()?;
         let accounts = Accounts::open(home)?;
-        let path = home.ledger();
-        let ledger = Ledger::open(&path, accounts.issuer())
-            .with_context(|| format!("open {}", path.display()))?;
         let (session, lock, lock_path) = begin_session(home)?;
-        let bank = Self { ledger, accounts, session, _lock: lock, lock_path, next_hold: 0 };
-        bank.grant_first()?;
+        let (ledger, heartbeat) = match shared_ledger(home)? {
+            Some(url) => {
+                let (ledger, heartbeat) = open_shared(&url, accounts.issuer(), session)?;
+                (ledger, Some(heartbeat))
+            }
+            None => {
+                let path = home.ledger();
+                let ledger = Ledger::open(&path, accounts.issuer());
+                (ledger.with_context(|| format!("open {}", path.display()))?, None)
+            }
+        };
+        let bank =
+            Self { ledger, accounts, session, heartbeat, _lock: lock, lock_path, next_hold: 0 };
+        // A shared ledger's money comes from whoever made it.
+        if bank.ledger.issuer()? == accounts.issuer() {
+            bank.grant_first()?;
+        }
         bank.recover(home)?;
         Ok(bank)
     }
@@ -121,6 +148,11 @@ impl Bank {
         amount: NanoAtp,
     ) -> Result<Held, LedgerError> {
         let hold = self.new_hold(account, amount_min, amount);
+        self.open_hold(hold)
+    }
+
+    /// Opens a hold.
+    pub(crate) fn open_hold(&self, hold: Hold) -> Result<Held, LedgerError> {
         let id = hold.id;
         match self.ledger.hold(hold)? {
             Outcome::Held { granted, .. } => Ok(Held { id, amount: granted }),
@@ -137,11 +169,29 @@ impl Bank {
         next_min: NanoAtp,
         next: NanoAtp,
     ) -> Result<Option<Held>, LedgerError> {
-        let hold =
+        let settle = self.settlement(held, account, payments, next_min, next);
+        self.apply(&settle)
+    }
+
+    /// What [`settle`](Self::settle) asks of the ledger: to be asked again, word for word, where the
+    /// answer was lost.
+    pub(crate) fn settlement(
+        &mut self,
+        held: Held,
+        account: AccountId,
+        payments: Vec<Payment>,
+        next_min: NanoAtp,
+        next: NanoAtp,
+    ) -> Settle {
+        let next =
             (next > NanoAtp::ZERO).then(|| self.new_hold(account, next_min.max(NanoAtp(1)), next));
-        let id = hold.as_ref().map(|hold| hold.id);
-        let outcome = self.ledger.settle(Settle { hold: held.id, payments, next: hold })?;
-        let granted = match outcome {
+        Settle { hold: held.id, payments, next }
+    }
+
+    /// Asks for a settlement; returns what is set aside afterwards.
+    pub(crate) fn apply(&self, settle: &Settle) -> Result<Option<Held>, LedgerError> {
+        let id = settle.next.as_ref().map(|hold| hold.id);
+        let granted = match self.ledger.settle(settle.clone())? {
             Outcome::Settled { next_granted, .. } => next_granted,
             _ => NanoAtp::ZERO,
         };
@@ -153,7 +203,13 @@ impl Bank {
         self.ledger.void(held.id).map(drop)
     }
 
-    fn new_hold(&mut self, account: AccountId, amount_min: NanoAtp, amount: NanoAtp) -> Hold {
+    /// A hold that nobody has asked for yet.
+    pub(crate) fn new_hold(
+        &mut self,
+        account: AccountId,
+        amount_min: NanoAtp,
+        amount: NanoAtp,
+    ) -> Hold {
         self.next_hold += 1;
         Hold {
             id: HoldId::derive(
@@ -208,9 +264,69 @@ impl Bank {
 
 impl Drop for Bank {
     fn drop(&mut self) {
+        self.heartbeat = None;
         // What is still held is void; a failure is left to the next session's recovery.
         if self.ledger.void_session(self.session).is_ok() {
             let _ = fs::remove_file(&self.lock_path);
+        }
+    }
+}
+
+/// The database that keeps the ledger, if it is not a file of the home.
+fn shared_ledger(home: &Home) -> anyhow::Result<Option<String>> {
+    match home.ledger_url() {
+        Some(url) => Ok(Some(url.to_owned())),
+        None => Ok(Config::read(home)?.ledger),
+    }
+}
+
+fn open_shared(
+    url: &str,
+    issuer: AccountId,
+    session: SessionId,
+) -> anyhow::Result<(Ledger, Heartbeat)> {
+    let store = PostgresStore::open_or_create(url, issuer, Some(session))
+        .context("open the shared ledger")?;
+    let clock = store.clock().context("ask the shared ledger's clock")?;
+    let watching = PostgresStore::open_or_create(url, issuer, None)?;
+    let ledger = Ledger::start(store, clock, LedgerOptions::default())?;
+    let heartbeat = Heartbeat::start(ledger.clone(), watching)?;
+    Ok((ledger, heartbeat))
+}
+
+/// Keeps a session of a shared ledger alive, and releases what dead ones hold.
+#[derive(Debug)]
+struct Heartbeat {
+    /// Dropped to end the thread.
+    running: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Heartbeat {
+    fn start(ledger: Ledger, watching: PostgresStore) -> anyhow::Result<Self> {
+        let (running, stopped) = mpsc::channel();
+        let beat = move || {
+            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(HEARTBEAT) {
+                // What fails now is tried again; a ledger that stopped is noticed by who pays.
+                if ledger.void_expired().is_ok() {
+                    let silent = watching.fence_silent(SESSION_SILENT_MAX).unwrap_or_default();
+                    for session in silent {
+                        tracing::warn!(%session, "a session was silent for too long; its holds are void");
+                        let _ = ledger.void_session(session);
+                    }
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("ledger-heartbeat".into()).spawn(beat)?;
+        Ok(Self { running: Some(running), thread: Some(thread) })
+    }
+}
+
+impl Drop for Heartbeat {
+    fn drop(&mut self) {
+        self.running = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
     }
 }

@@ -21,6 +21,9 @@ pub(crate) const MEMORY_MB_MAX: u64 = 4096;
 pub(crate) struct Config {
     /// Refuse to start where a wall around the worker is missing. Default: warn.
     pub(crate) require_walls: bool,
+    /// A PostgreSQL database that keeps the ledger, such as `postgres://user@host/database`, which
+    /// several nuclei may share. Default: `ledger.db` in the home.
+    pub(crate) ledger: Option<String>,
     /// What all guests together may take.
     pub(crate) worker: Worker,
     /// Where metrics are served besides `metrics.sock`.

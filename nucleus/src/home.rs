@@ -13,6 +13,8 @@ use zeroize::Zeroizing;
 #[derive(Debug, Clone)]
 pub(crate) struct Home {
     root: PathBuf,
+    /// The shared ledger that was named for this run, if any.
+    ledger_url: Option<String>,
 }
 
 impl Home {
@@ -26,7 +28,17 @@ impl Home {
                 PathBuf::from(home).join(".cell")
             }
         };
-        Ok(Self { root })
+        Ok(Self { root, ledger_url: None })
+    }
+
+    /// The same with a shared ledger in place of what the settings say.
+    pub(crate) fn with_ledger(self, url: Option<String>) -> Self {
+        Self { ledger_url: url, ..self }
+    }
+
+    /// The shared ledger that was named for this run, if any.
+    pub(crate) fn ledger_url(&self) -> Option<&str> {
+        self.ledger_url.as_deref()
     }
 
     /// Creates the directories that are missing, readable by this user alone.

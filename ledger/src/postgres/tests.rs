@@ -8,8 +8,8 @@ use std::time::Duration;
 use cell_abi::{AccountId, NanoAtp};
 
 use super::PostgresStore;
-use super::server::Server;
 use crate::conformance::{self, ISSUER, hold, transfer};
+use crate::private_server::Server;
 use crate::{
     Command, Ledger, LedgerError, LedgerOptions, LedgerStore, MemoryStore, Outcome, SessionId,
     SystemClock, Transfer, TransferId, model_tests,

@@ -155,6 +155,7 @@ fn spawn(home: &Home, format: logging::Format) -> anyhow::Result<Child> {
         .args(["up", "--foreground", "--home"])
         .arg(home.root())
         .args(["--log-format", format.word()])
+        .envs(home.ledger_url().map(|url| (super::LEDGER_VARIABLE, url)))
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::from(log.try_clone()?))

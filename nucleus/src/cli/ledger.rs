@@ -112,6 +112,14 @@ fn grant(
     output: &Output,
 ) -> anyhow::Result<Exit> {
     let account = names.parse(&arguments.account)?;
+    let issuer = bank.ledger.issuer()?;
+    if issuer != bank.accounts.issuer() {
+        let message = format!(
+            "only who made this ledger can grant; have them run `cell ledger grant {} {account}`",
+            arguments.amount
+        );
+        return Err(Failure::new(Exit::Refused, message).into());
+    }
     let id = match &arguments.id {
         Some(id) => TransferId::derive("cell/grant/v1", &[b"named", id.as_bytes()]),
         None => TransferId::derive("cell/grant/v1", &[b"once", bank.session().as_bytes()]),

@@ -46,12 +46,18 @@ Exit codes: 0 done, 1 failed, 2 usage, 122 out of ATP, 123 trapped or over a lim
 
 Start here:  cell new hello && cd hello && cell dev";
 
+/// Names the shared ledger where a command line should not: it may hold a password.
+pub(crate) const LEDGER_VARIABLE: &str = "CELL_LEDGER";
+
 /// Options of every command.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// Where identity, ledger and cells are kept.
     #[arg(long, global = true, env = "CELL_HOME", value_name = "DIR")]
     home: Option<PathBuf>,
+    /// Keep the ledger in this PostgreSQL database, as `ledger` in nucleus.toml says for all commands.
+    #[arg(long = "ledger", global = true, env = LEDGER_VARIABLE, value_name = "URL", hide_env_values = true)]
+    ledger_url: Option<String>,
     /// Print JSON for machines.
     #[arg(long, global = true)]
     json: bool,
@@ -63,7 +69,7 @@ pub(crate) struct Global {
 impl Global {
     /// The home that was asked for, or `~/.cell`.
     pub(crate) fn home(&self) -> anyhow::Result<Home> {
-        Home::locate(self.home.clone())
+        Ok(Home::locate(self.home.clone())?.with_ledger(self.ledger_url.clone()))
     }
 }
 

@@ -2,12 +2,16 @@
 //!
 //! Each user has at most one open hold. Raising it, or paying from it, resolves it and opens the
 //! next one in the same ledger command, so money is never free in between.
+//!
+//! While the ledger cannot be reached nothing more is set aside: calls go on within what they have
+//! and then end for want of ATP. What they burn meanwhile is kept here, in its order, and paid as
+//! soon as the ledger answers again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use anyhow::Context as _;
 use cell_abi::{AccountId, NanoAtp};
-use cell_ledger::{LedgerError, Payment, TransferId};
+use cell_ledger::{HoldId, LedgerError, Payment, Settle, TransferId};
 
 use crate::bank::{Bank, Held};
 use crate::link::UsageRow;
@@ -15,24 +19,56 @@ use crate::link::UsageRow;
 pub(super) struct Holds {
     bank: Bank,
     of_user: HashMap<u32, Held>,
+    /// Asked for, and the answer was lost: to be asked again, word for word, before anything else.
+    in_doubt: Option<InDoubt>,
+    /// What is to be done after that.
+    waiting: VecDeque<Waiting>,
+}
+
+enum InDoubt {
+    Settle(u32, Settle),
+    /// A hold that may have been opened, and that nobody waits for any more; or one to be released.
+    Void(HoldId),
+}
+
+enum Waiting {
+    Pay(Report),
+    Release(u32),
+}
+
+/// What a worker reports of a user's calls.
+pub(super) struct Report {
+    pub(super) worker: u64,
+    pub(super) sequence: u64,
+    pub(super) uid: u32,
+    pub(super) rows: Vec<UsageRow>,
 }
 
 impl Holds {
     pub(super) fn new(bank: Bank) -> Self {
-        Self { bank, of_user: HashMap::new() }
+        Self { bank, of_user: HashMap::new(), in_doubt: None, waiting: VecDeque::new() }
     }
 
     /// Sets aside more for a user's calls; returns how much more, which may be nothing.
     pub(super) fn raise(&mut self, uid: u32, amount_min: u64, amount: u64) -> anyhow::Result<u64> {
+        if self.is_behind() {
+            return Ok(0);
+        }
         let account = self.bank.accounts.user(uid);
         let amount = NanoAtp(amount.max(amount_min));
         let Some(held) = self.of_user.get(&uid).copied() else {
-            return match self.bank.hold(account, NanoAtp(1), amount) {
+            let hold = self.bank.new_hold(account, NanoAtp(1), amount);
+            let id = hold.id;
+            return match self.bank.open_hold(hold) {
                 Ok(held) => {
                     self.of_user.insert(uid, held);
                     Ok(held.amount.0)
                 }
                 Err(LedgerError::InsufficientFunds { .. } | LedgerError::AmountTooLarge { .. }) => {
+                    Ok(0)
+                }
+                Err(error) if is_passing(&error) => {
+                    self.fall_behind(InDoubt::Void(id), &error);
                     Ok(0)
                 }
                 Err(error) => Err(error).context("set money aside"),
@@ -44,20 +80,100 @@ impl Holds {
             return Ok(0);
         };
         let raised = self.replace(uid, account, held, Vec::new(), held.amount, next)?;
-        Ok(raised.saturating_sub(held.amount).0)
+        Ok(raised.map_or(0, |raised| raised.saturating_sub(held.amount).0))
     }
 
     /// Turns what a user's calls burned into transfers to the cells that served them.
-    ///
+    pub(super) fn pay(&mut self, report: Report) -> anyhow::Result<()> {
+        if !self.is_behind() {
+            return self.pay_now(report);
+        }
+        match self.waiting.back_mut() {
+            // None of these has been asked for, so several are as good as one.
+            Some(Waiting::Pay(last)) if (last.worker, last.uid) == (report.worker, report.uid) => {
+                last.add(report.rows);
+            }
+            _ => self.waiting.push_back(Waiting::Pay(report)),
+        }
+        Ok(())
+    }
+
+    /// Gives back what a user's calls do not need for now.
+    pub(super) fn release(&mut self, uid: u32) -> anyhow::Result<()> {
+        if self.is_behind() {
+            self.waiting.push_back(Waiting::Release(uid));
+            return Ok(());
+        }
+        let Some(held) = self.of_user.remove(&uid) else { return Ok(()) };
+        match self.bank.void(held) {
+            Err(error) if is_passing(&error) => {
+                self.fall_behind(InDoubt::Void(held.id), &error);
+                Ok(())
+            }
+            result => result.context("give back what was set aside"),
+        }
+    }
+
+    /// Does what had to wait for the ledger, as far as the ledger answers.
+    pub(super) fn catch_up(&mut self) -> anyhow::Result<()> {
+        if !self.is_behind() {
+            return Ok(());
+        }
+        let done = match self.in_doubt.take() {
+            None => Ok(()),
+            Some(InDoubt::Settle(uid, settle)) => match self.bank.apply(&settle) {
+                Ok(next) => {
+                    self.keep(uid, next);
+                    Ok(())
+                }
+                Err(error) => Err((InDoubt::Settle(uid, settle), error)),
+            },
+            Some(InDoubt::Void(id)) => match self.bank.ledger.void(id) {
+                // The hold was never opened, or is released already.
+                Ok(_) | Err(LedgerError::UnknownHold { .. } | LedgerError::HoldResolved { .. }) => {
+                    Ok(())
+                }
+                Err(error) => Err((InDoubt::Void(id), error)),
+            },
+        };
+        match done {
+            Ok(()) => {}
+            Err((what, error)) if is_passing(&error) => {
+                self.in_doubt = Some(what);
+                return Ok(());
+            }
+            Err((_, error)) => return Err(error).context("settle what had to wait"),
+        }
+        while self.in_doubt.is_none()
+            && let Some(next) = self.waiting.pop_front()
+        {
+            let waiting = std::mem::take(&mut self.waiting);
+            let result = match next {
+                Waiting::Pay(report) => self.pay_now(report),
+                Waiting::Release(uid) => self.release(uid),
+            };
+            self.waiting.extend(waiting);
+            result?;
+        }
+        if !self.is_behind() {
+            tracing::info!("the ledger answers again; what had to wait is paid");
+        }
+        Ok(())
+    }
+
+    fn is_behind(&self) -> bool {
+        self.in_doubt.is_some() || !self.waiting.is_empty()
+    }
+
+    fn fall_behind(&mut self, what: InDoubt, error: &LedgerError) {
+        tracing::warn!(%error, "calls go on within what is set aside for them");
+        self.in_doubt = Some(what);
+    }
+
     /// A transfer's id comes from the report it pays for: the ledger session, the number of the
     /// worker within it, and that worker's own count of its reports.
-    pub(super) fn pay(
-        &mut self,
-        worker: u64,
-        sequence: u64,
-        uid: u32,
-        rows: &[UsageRow],
-    ) -> anyhow::Result<()> {
+    fn pay_now(&mut self, report: Report) -> anyhow::Result<()> {
+        let Report { worker, sequence, uid, rows } = report;
         let account = self.bank.accounts.user(uid);
         let Some(held) = self.of_user.get(&uid).copied() else {
             tracing::error!(
@@ -96,14 +212,7 @@ impl Holds {
         Ok(())
     }
 
-    /// Gives back what a user's calls do not need for now.
-    pub(super) fn release(&mut self, uid: u32) -> anyhow::Result<()> {
-        match self.of_user.remove(&uid) {
-            Some(held) => self.bank.void(held).context("give back what was set aside"),
-            None => Ok(()),
-        }
-    }
-
+    /// The new hold's amount; `None` if the answer has to be waited for.
     fn replace(
         &mut self,
         uid: u32,
@@ -112,15 +221,44 @@ impl Holds {
         payments: Vec<Payment>,
         next_min: NanoAtp,
         next: NanoAtp,
-    ) -> anyhow::Result<NanoAtp> {
-        let next = self
-            .bank
-            .settle(held, account, payments, next_min, next)
-            .context("pay from what was set aside")?;
-        match next {
+    ) -> anyhow::Result<Option<NanoAtp>> {
+        let settle = self.bank.settlement(held, account, payments, next_min, next);
+        match self.bank.apply(&settle) {
+            Ok(next) => {
+                self.keep(uid, next);
+                Ok(Some(next.map_or(NanoAtp::ZERO, |held| held.amount)))
+            }
+            Err(error) if is_passing(&error) => {
+                self.fall_behind(InDoubt::Settle(uid, settle), &error);
+                Ok(None)
+            }
+            Err(error) => Err(error).context("pay from what was set aside"),
+        }
+    }
+
+    fn keep(&mut self, uid: u32, held: Option<Held>) {
+        match held {
             Some(held) => self.of_user.insert(uid, held),
             None => self.of_user.remove(&uid),
         };
-        Ok(next.map_or(NanoAtp::ZERO, |held| held.amount))
     }
+}
+
+impl Report {
+    fn add(&mut self, rows: Vec<UsageRow>) {
+        for row in rows {
+            match self.rows.iter_mut().find(|mine| mine.cell == row.cell) {
+                Some(mine) => {
+                    mine.fuel = mine.fuel.saturating_add(row.fuel);
+                    mine.calls = mine.calls.saturating_add(row.calls);
+                }
+                None => self.rows.push(row),
+            }
+        }
+    }
+}
+
+/// Whether the same may succeed in a while.
+const fn is_passing(error: &LedgerError) -> bool {
+    matches!(error, LedgerError::Unavailable { .. } | LedgerError::Busy)
 }

@@ -39,7 +39,7 @@ use crate::walls::{Wall, cgroup};
 use artefacts::Artefacts;
 use cells::Cells;
 use control::{Answer, NucleusRow, Request, Snapshot};
-use holds::Holds;
+use holds::{Holds, Report};
 use prepare::Prepared;
 use readiness::Readiness;
 use scan::{Scan, Scanner};
@@ -158,6 +158,7 @@ impl Nucleus {
                 own_log::bound(&self.home.log());
                 self.cells.rotate_logs(&mut self.workers);
                 self.workers.restart_if_due()?;
+                tolerate(self.holds.catch_up())?;
                 self.readiness.tick(|| self.workers.is_ready() && self.cells.are_settled());
             }
         }
@@ -206,7 +207,7 @@ impl Nucleus {
                 self.workers.send(number, &ToWorker::Granted { uid, amount: granted }, &[]);
             }
             FromWorker::Usage { sequence, uid: of, rows } if of == uid => {
-                tolerate(self.holds.pay(number, sequence, uid, &rows))?;
+                tolerate(self.holds.pay(Report { worker: number, sequence, uid, rows }))?;
             }
             FromWorker::Release { uid: of } if of == uid => {
                 tolerate(self.holds.release(uid))?;
@@ -344,6 +345,9 @@ impl Nucleus {
                 Ok(_) => {}
                 Err(_) => break,
             }
+        }
+        if let Err(error) = self.holds.catch_up() {
+            tracing::error!(error = %format!("{error:#}"), "pay what had to wait");
         }
         self.workers.kill();
         self.cells.remove_sockets();

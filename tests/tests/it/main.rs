@@ -26,6 +26,7 @@ mod lifecycle;
 mod load;
 mod metrics;
 mod neighbour;
+mod postgres;
 mod readiness;
 mod running;
 mod schema;

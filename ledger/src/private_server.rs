@@ -1,7 +1,12 @@
 //! A PostgreSQL server of a test's own, from the installed binaries: it listens on a socket in a
 //! temporary directory, and is gone with the value.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests, too, panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    missing_debug_implementations,
+    reason = "it is part of tests that other crates have too"
+)]
 
 use std::fs;
 use std::os::unix::fs::chown;
@@ -18,7 +23,8 @@ use postgres::{Client, NoTls};
 const DIRECTORIES: &str = "/usr/lib/postgresql";
 const START_TIME_MAX: Duration = Duration::from_secs(60);
 
-pub(super) struct Server {
+/// Running until it is dropped.
+pub struct Server {
     programs: PathBuf,
     home: tempfile::TempDir,
     /// Whom the server runs as; it refuses to be root.
@@ -29,7 +35,7 @@ pub(super) struct Server {
 
 impl Server {
     /// Starts one; `None`, told by the test's name, where PostgreSQL is not installed.
-    pub(super) fn start(test: &str) -> Option<Self> {
+    pub fn start(test: &str) -> Option<Self> {
         let Some(programs) = programs() else {
             eprintln!("skipped: {test}: initdb and postgres are not installed");
             return None;
@@ -53,29 +59,31 @@ impl Server {
     }
 
     /// The URL of a new database.
-    pub(super) fn database(&self) -> String {
+    pub fn database(&self) -> String {
         let name = format!("d{}", self.databases.fetch_add(1, Relaxed));
         self.client("postgres").execute(&format!("CREATE DATABASE {name}"), &[]).unwrap();
         self.url(&name)
     }
 
-    pub(super) fn url(&self, database: &str) -> String {
+    /// The URL of a database.
+    pub fn url(&self, database: &str) -> String {
         let directory = self.home.path().to_str().unwrap().replace('/', "%2F");
         format!("postgres://cell@{directory}/{database}")
     }
 
-    pub(super) fn client(&self, database: &str) -> Client {
+    /// A connection for what no store does.
+    pub fn client(&self, database: &str) -> Client {
         Client::connect(&self.url(database), NoTls).unwrap()
     }
 
     /// Ends it as a power cut would, all processes at once as far as they notice.
-    pub(super) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.running.kill().unwrap();
         self.running.wait().unwrap();
     }
 
     /// Starts it again on the same data.
-    pub(super) fn restart(&mut self) {
+    pub fn restart(&mut self) {
         // Its children see that it is gone, and nobody else starts while they live.
         let started = Instant::now();
         loop {
@@ -155,8 +163,7 @@ fn programs() -> Option<PathBuf> {
         .find(|directory| directory.join("initdb").exists() && directory.join("postgres").exists())
 }
 
-/// Somebody else than root, where this is root: the owner of the installed user database's last line
-/// would do as well, but `postgres` is what the package makes.
+/// Somebody else than root, where this is root.
 fn unprivileged(directory: &Path) -> Option<(u32, u32)> {
     use std::os::unix::fs::MetadataExt as _;
     if fs::metadata(directory).unwrap().uid() != 0 {
