@@ -84,6 +84,8 @@ pub use store::{Balance, HoldRecord, LedgerStore};
 pub use verify::Verified;
 
 #[cfg(test)]
+mod history_tests;
+#[cfg(test)]
 mod model_tests;
 #[cfg(test)]
 mod tamper_tests;
