@@ -181,8 +181,9 @@ impl Faulty {
     }
 }
 
-const fn account(number: u64) -> AccountId {
-    AccountId::from_bytes([1 + number as u8; 32])
+/// A few accounts that are not the issuer.
+fn account(number: u64) -> AccountId {
+    AccountId::from_bytes([u8::try_from(1 + number).unwrap(); 32])
 }
 
 /// One client's next wish; ids are few, so that wishes meet each other.

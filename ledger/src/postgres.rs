@@ -92,7 +92,7 @@ impl PostgresStore {
     /// Fences the sessions that wrote nothing for this long, and returns all fenced ones whose holds
     /// are still open. A session that lives writes at least a [`Command::VoidExpired`] now and then.
     pub fn fence_silent(&self, silent: Duration) -> Result<Vec<SessionId>, LedgerError> {
-        self.run(|client| Ok(tables::fence_silent(client, silent)?))
+        self.run(|client| tables::fence_silent(client, silent))
     }
 
     /// The server's clock, by how far it is from this machine's, so that all writers agree.
@@ -175,7 +175,7 @@ impl LedgerStore for PostgresStore {
     }
 
     fn accounts(&self) -> Result<Vec<(AccountId, Balance)>, LedgerError> {
-        Ok(self.run(|client| tables::accounts(client))?.into_iter().collect())
+        Ok(self.run(tables::accounts)?.into_iter().collect())
     }
 
     fn history(
@@ -189,7 +189,7 @@ impl LedgerStore for PostgresStore {
     }
 
     fn holds(&self) -> Result<Vec<HoldRecord>, LedgerError> {
-        self.run(|client| tables::open_holds(client))
+        self.run(tables::open_holds)
     }
 
     fn verify(&self) -> Result<Verified, VerifyError> {
