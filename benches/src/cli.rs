@@ -14,7 +14,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::measure::Rounds;
 use crate::placement::{Cores, Mode};
 use crate::report::Report;
-use crate::{bare, calibrate, curves, floor, house, instructions, process, shared, socket, start};
+use crate::{
+    bare, calibrate, curves, floor, house, instructions, ledger, process, shared, socket, start,
+};
 
 /// With these set, every error value on a measured path walks the stack.
 const BACKTRACE_VARIABLES: [&str; 2] = ["RUST_BACKTRACE", "RUST_LIB_BACKTRACE"];
@@ -66,6 +68,8 @@ enum Part {
         #[arg(long, value_name = "DIRECTORY", default_value = "docs/performance")]
         out: PathBuf,
     },
+    /// Measure durable transfers, and how long until a call is paid for good.
+    Ledger,
     /// Measure what one fuel is worth in time, for everything that a guest can do.
     Calibrate,
     /// Count the instructions of the path of a call; fails when they are too many. Needs valgrind.
@@ -129,6 +133,7 @@ pub(crate) fn main() -> ExitCode {
         Some(Part::Repeat { work, times }) => instructions::repeat(work, *times).map(|()| true),
         Some(Part::Curves { out }) => cli.run_curves(out),
         Some(Part::House { cells }) => cli.run_house(*cells),
+        Some(Part::Ledger) => cli.run_ledger(),
         Some(Part::Calibrate) => cli.run_calibrate(),
         None => cli.run(),
     };
@@ -162,6 +167,12 @@ impl Cli {
     fn run_house(&self, cells: u32) -> anyhow::Result<bool> {
         let (plan, cores, mut report) = self.prepare()?;
         house::measure(&plan, cells, &cores, &mut report)?;
+        report.finish(self.json.as_deref())
+    }
+
+    fn run_ledger(&self) -> anyhow::Result<bool> {
+        let (plan, cores, mut report) = self.prepare()?;
+        ledger::measure(&plan, &cores, &mut report)?;
         report.finish(self.json.as_deref())
     }
 

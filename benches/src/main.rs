@@ -10,6 +10,7 @@ mod curves;
 mod floor;
 mod house;
 mod instructions;
+mod ledger;
 mod measure;
 mod nucleus;
 mod ours;

@@ -72,6 +72,11 @@ impl Nucleus {
         self.socket_of("echo")
     }
 
+    /// Its ledger's file.
+    pub(crate) fn ledger(&self) -> PathBuf {
+        self.home.path().join("ledger.db")
+    }
+
     /// The socket of a cell.
     pub(crate) fn socket_of(&self, cell: &str) -> PathBuf {
         self.home.path().join("cells").join(cell).join("cell.sock")

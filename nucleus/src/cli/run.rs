@@ -11,7 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use cell_abi::{AccountId, Fuel, NanoAtp, Status};
+use cell_abi::{AccountId, CellHash, Fuel, NanoAtp, Status};
 use cell_host::{ModuleKind, Sandbox, gate, price};
 use cell_ledger::{LedgerError, Payment, TransferId};
 use clap::Args;
@@ -23,11 +23,15 @@ use super::{Exit, Failure, Global, Output};
 use crate::bank::{Bank, Held};
 use crate::compile::{self, Compiled, Payer};
 use crate::config::Config;
+use crate::home::Home;
 use crate::job_worker::{JobReport, Prepare, RunJob};
 use crate::link::{Link, ModuleFacts};
 
 /// The budget of who names none: about ten seconds of plain arithmetic.
 const BUDGET_DEFAULT: NanoAtp = NanoAtp(100_000_000_000);
+
+const NOT_A_COMMAND: &str =
+    "this is a cell, not a command; deploy it with `cell deploy` and call it with `cell call`";
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -47,6 +51,9 @@ pub(crate) struct Arguments {
     /// Memory the job may have, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=4096))]
     memory: u32,
+    /// Say what the run would cost, and do not run it.
+    #[arg(long)]
+    quote: bool,
     /// Write the bill with every figure to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     receipt: Option<PathBuf>,
@@ -93,6 +100,9 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
     };
     let home = global.home()?;
     let wasm = read_module(&arguments.module)?;
+    if arguments.quote {
+        return quote(arguments, &home, &wasm, output);
+    }
     let directories = directories(arguments)?;
     // It takes as long to start as the ledger takes to open, so it starts first.
     let process = JobProcess::start(&Prepare {
@@ -105,8 +115,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
     let compiled = compile::compile(&cache, &wasm, Payer::Bank(&mut bank))?;
     bar.finish_and_clear();
     if compiled.info.kind != ModuleKind::Command {
-        let message = "this is a cell, not a command; deploy it with `cell deploy` and call it with `cell call`";
-        return Err(Failure::new(Exit::Refused, message).into());
+        return Err(Failure::new(Exit::Refused, NOT_A_COMMAND).into());
     }
     let receipt = arguments.receipt.as_ref().map(create).transpose()?;
     let artefact = cache.find(compiled.hash).context("the artefact vanished")?;
@@ -122,6 +131,39 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
     let report = run.execute(process, held.amount.fuel_at_base_price(), &artefact);
     let report = report.inspect_err(|_| drop(bank.void(held)))?;
     run.conclude(&mut bank, held, report, output)
+}
+
+/// What a run would cost: all that can be known before it runs. Nothing is set aside or written.
+fn quote(arguments: &Arguments, home: &Home, wasm: &[u8], output: &Output) -> anyhow::Result<Exit> {
+    let info = gate::inspect(wasm)
+        .map_err(|error| Failure::new(Exit::Refused, format!("refused by the gate: {error}")))?;
+    if info.kind != ModuleKind::Command {
+        return Err(Failure::new(Exit::Refused, NOT_A_COMMAND).into());
+    }
+    // Looking into the cache makes one; a home that has none has compiled nothing.
+    let is_compiled =
+        home.artefacts().is_dir() && compile::cache(home)?.find(CellHash::of(wasm)).is_some();
+    let compile = if is_compiled { 0 } else { price::compile(wasm.len() as u64) };
+    let start = price::start(info.memory_pages, info.data_bytes);
+    let budget = arguments.budget.fuel_or(BUDGET_DEFAULT).at_base_price();
+    let at_most = budget.checked_add(NanoAtp(compile)).context("such a budget cannot be")?;
+    let value = json!({
+        "cell_hash": CellHash::of(wasm).to_string(),
+        "engine_id": Sandbox::engine_id().to_string(),
+        "compile_nano_atp": compile,
+        "start_nano_atp": start,
+        "fuel_nano_atp_each": 1,
+        "budget_nano_atp": budget.0,
+        "at_most_nano_atp": at_most.0,
+    });
+    let once = if is_compiled { "compiled already" } else { "once for this module" };
+    let text = format!(
+        "compiling  {} ATP, {once}\nstarting   {} ATP, of the budget\nrunning    1 nano-ATP for each fuel, of the budget\nbudget     {budget} ATP\nat most    {at_most} ATP in all",
+        NanoAtp(compile),
+        NanoAtp(start)
+    );
+    output.result(&value, &text);
+    Ok(Exit::Done)
 }
 
 /// Reads the module; a pipe will do, for who names one means it.

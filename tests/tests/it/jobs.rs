@@ -464,6 +464,30 @@ fn a_killed_run_leaves_nothing() {
     job.run(&["--fuel", &left.to_string()], &["exit", "0"], b"").expect(0);
 }
 
+/// A quote costs nothing, leaves nothing, and what the run then costs is within it.
+#[test]
+fn a_run_is_quoted_before() {
+    let Some(job) = job("jobs::a_run_is_quoted_before") else { return };
+    let wasm = job.wasm.to_str().unwrap();
+    let elsewhere = Home::new();
+    let quote = |home: &Home| {
+        let quoted =
+            home.cell(["run", "--json", "--quote", "--budget", "0.5", wasm]).expect(0).json();
+        let nano = |name: &str| quoted[name].as_i64().unwrap_or_else(|| panic!("{quoted}"));
+        (nano("compile_nano_atp"), nano("start_nano_atp"), nano("at_most_nano_atp"))
+    };
+    let (compile, start, at_most) = quote(&elsewhere);
+    assert_eq!(at_most, compile + 500_000_000);
+    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0, "a quote left something");
+    elsewhere.cell(["run", "--budget", "0.5", wasm, "--", "exit", "0"]).expect(0);
+    assert_eq!(elsewhere.spent_on_compiling(), compile);
+    let spent = elsewhere.spent();
+    assert!((start..=500_000_000).contains(&spent), "{spent}");
+    // What was compiled is not paid again.
+    assert_eq!(quote(&elsewhere), (0, start, 500_000_000));
+    assert_eq!(elsewhere.spent(), spent);
+}
+
 /// Ctrl-C ends the job, and what it burned until then is paid and told.
 #[test]
 fn an_interrupted_run_is_paid() {
