@@ -11,6 +11,12 @@ cell_abi::limits! {
         /// The nucleus does not start.
         FILE_BYTES_MAX: u64;
     }
+    crate::bank {
+        /// How long a nucleus or a `cell run` may not be heard of by a ledger that it shares.
+        ///
+        /// Its holds are void, and nothing that it asks for is applied any more: it ends.
+        SESSION_SILENT_MAX: Duration;
+    }
     crate::link {
         /// Largest message between the nucleus and its processes, in bytes.
         ///
