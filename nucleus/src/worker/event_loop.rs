@@ -35,7 +35,7 @@ use tasks::Place;
 
 /// Connections all loops together may have; one more is closed at once.
 pub(super) const CONNECTIONS_MAX: usize = 4096;
-/// Fuel that calls of one connection may burn in its turn; what came with them is queued, and takes
+/// Fuel that the guests of one connection's calls may burn in its turn; what came with them is queued, and takes
 /// turns with other connections' calls.
 const FUEL_PER_TURN: u64 = SLICE_FUEL;
 /// Buffers that are kept for requests to come: as many as a turn may read.

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use cell_host::StopHandle;
 use cell_host::limits::SLICE_FUEL;
+use cell_host::price::CALL;
 use tokio_util::sync::ReusableBoxFuture;
 
 use super::super::call::{Begun, Ended};
@@ -98,7 +99,8 @@ impl EventLoop {
         }
     }
 
-    /// Polls a task once; when it is done, returns what its call burned.
+    /// Polls a task once; when it is done, returns what its guest burned, without the call's own
+    /// price: that pays for the loop's work, which a turn bounds by its frames.
     pub(super) fn poll_task(&mut self, task: usize) -> Option<u64> {
         let Place { future, waker, task: place } = self.running.get_mut(task)?;
         let running = place.as_mut()?;
@@ -106,7 +108,7 @@ impl EventLoop {
         let (connection, serial) = (running.connection, running.serial);
         let Poll::Ready(done) = future.poll(&mut Context::from_waker(waker)) else { return None };
         let burned = match &done {
-            Done::Ended(ended, _) => ended.header.fuel.0,
+            Done::Ended(ended, _) => ended.header.fuel.0.saturating_sub(CALL),
             Done::Begun(_) => 0,
         };
         *place = None;
