@@ -46,7 +46,7 @@ const CONNECTIONS: [usize; 9] = [1, 2, 4, 8, 16, 32, 64, 128, 256];
 const CELLS: [u32; 4] = [1, 10, 100, 1000];
 const PAYLOADS: [usize; 10] =
     [64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20];
-const FUEL: Fuel = Fuel(50_000_000);
+const FUEL: Fuel = Fuel(100_000_000);
 const DEPLOY_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Measures all curves and draws them into a directory, beside the figures they are made of.

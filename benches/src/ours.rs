@@ -14,8 +14,8 @@ use crate::measure::{Side, Tally};
 use crate::payload::Payload;
 
 /// Modest, so that what is set aside for the calls in flight stays small.
-/// A call burns a little more than one for each byte of request and reply, of which there may be 16 MiB.
-const OPTIONS: CallOptions = CallOptions { fuel: Fuel(50_000_000), timeout: TIMEOUT_DEFAULT };
+/// A call burns a little more than two for each byte of request and reply, of which there may be 16 MiB.
+const OPTIONS: CallOptions = CallOptions { fuel: Fuel(100_000_000), timeout: TIMEOUT_DEFAULT };
 
 /// What the bytes go through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
