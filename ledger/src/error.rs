@@ -195,6 +195,11 @@ pub enum LedgerError {
 }
 
 impl LedgerError {
+    /// Whether the very same request may succeed in a while.
+    pub const fn is_passing(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::Busy)
+    }
+
     /// Who has to change something for the request to succeed.
     pub const fn fault(&self) -> Fault {
         match self {

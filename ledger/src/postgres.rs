@@ -4,8 +4,9 @@
 //! machines take turns and the rules see one state. It caches nothing between batches.
 //!
 //! A writer that names a [`SessionId`] is *fenced*: each of its transactions asserts that the
-//! session's epoch is still the one it began with. Who finds a session silent for too long raises
-//! the epoch; nothing of that session is applied any more, and its holds can be released.
+//! session's epoch is still the one it began with, and counts one beat more. Who [watches](Watch) a
+//! session's beats stand still for too long raises the epoch; nothing of that session is applied any
+//! more, and its holds can be released.
 //!
 //! A connection that is lost is made anew. Until that works, requests get
 //! [`LedgerError::Unavailable`] at once; whether the last one was applied is then unknown, and asking
@@ -13,9 +14,11 @@
 
 mod schema;
 mod tables;
+mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cell_abi::AccountId;
@@ -26,19 +29,26 @@ use postgres::{Client, Config, IsolationLevel, NoTls};
 use crate::rules;
 use crate::{
     Balance, Clock, Command, Entry, HoldRecord, LedgerError, LedgerStore, Outcome, SessionId,
-    SystemClock, Verified, VerifyError,
+    Verified, VerifyError,
 };
+pub use watch::Watch;
 
 /// How long connecting may take, and how long a server may leave bytes unacknowledged.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(3);
-/// How long one statement may take, in the server's own syntax. Locks are waited for less.
+/// After how long a silent connection is probed, and how often; three lost probes end it.
+const PROBE_AFTER: Duration = Duration::from_secs(3);
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// What is not left to the server's configuration. A writer that stands still keeps the others
+/// waiting for less than it takes to be thought dead.
 const SETTINGS: &str = "
     SET application_name = 'cell';
     SET search_path = cell_ledger;
-    SET statement_timeout = '60s';
-    SET lock_timeout = '10s';
-    SET idle_in_transaction_session_timeout = '30s';
-    SET TimeZone = 'UTC';
+    SET default_transaction_isolation = 'read committed';
+    SET statement_timeout = '10s';
+    SET lock_timeout = '5s';
+    SET idle_in_transaction_session_timeout = '5s';
+    SELECT set_config('synchronous_commit', 'on', false)
+        WHERE current_setting('synchronous_commit') = 'off';
 ";
 /// After a connection could not be made, the next attempt is not before this.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -74,32 +84,43 @@ impl PostgresStore {
         session: Option<SessionId>,
     ) -> Result<Self, LedgerError> {
         let mut config: Config =
-            url.parse().map_err(|error| LedgerError::BadUrl { reason: told(&error) })?;
+            // What the parser says may have a part of the password in it.
+            url.parse().map_err(|_: postgres::Error| LedgerError::BadUrl {
+                reason: "it does not read like postgres://user@host/database".into(),
+            })?;
         if config.get_ssl_mode() == SslMode::Require {
             let reason = "this program does not encrypt connections to PostgreSQL".into();
             return Err(LedgerError::BadUrl { reason });
         }
-        config.connect_timeout(CONNECT_TIME_MAX).tcp_user_timeout(CONNECT_TIME_MAX);
+        config
+            .connect_timeout(CONNECT_TIME_MAX)
+            .tcp_user_timeout(CONNECT_TIME_MAX)
+            .keepalives_idle(PROBE_AFTER)
+            .keepalives_interval(PROBE_EVERY)
+            .keepalives_retries(3);
         let mut this = Self { config, issuer, session: None, connection: Connection::default() };
         this.issuer = this.run(|client| schema::open_or_create(client, issuer))?;
         if let Some(id) = session {
-            this.run(|client| Ok(tables::begin_session(client, id)?))?;
+            this.run(|client| tables::begin_session(client, id))?;
             this.session = Some(Session { id, epoch: 1 });
         }
         Ok(this)
     }
 
-    /// Fences the sessions that wrote nothing for this long, and returns all fenced ones whose holds
-    /// are still open. A session that lives writes at least a [`Command::VoidExpired`] now and then.
-    pub fn fence_silent(&self, silent: Duration) -> Result<Vec<SessionId>, LedgerError> {
-        self.run(|client| tables::fence_silent(client, silent))
+    /// Every session that is not fenced, with its beats so far.
+    pub fn sessions(&self) -> Result<Vec<(SessionId, i64)>, LedgerError> {
+        self.run(tables::sessions)
     }
 
-    /// The server's clock, by how far it is from this machine's, so that all writers agree.
-    pub fn clock(&self) -> Result<ServerClock, LedgerError> {
-        let local = SystemClock.now_ms();
-        let server = self.run(|client| Ok(tables::now_ms(client)?))?;
-        Ok(ServerClock { ahead_ms: server.saturating_sub_unsigned(local) })
+    /// Fences the sessions whose beats are still these, and returns all fenced ones whose holds are
+    /// still open.
+    pub fn fence(&self, silent: &[(SessionId, i64)]) -> Result<Vec<SessionId>, LedgerError> {
+        self.run(|client| tables::fence(client, silent))
+    }
+
+    /// The server's time, in milliseconds since 1970.
+    pub fn now_ms(&self) -> Result<u64, LedgerError> {
+        self.run(tables::now_ms)
     }
 
     /// Does something on a connection; where one that was thought alive is gone, once more on another.
@@ -107,7 +128,7 @@ impl PostgresStore {
         &self,
         mut work: impl FnMut(&mut Client) -> Result<T, Failure>,
     ) -> Result<T, LedgerError> {
-        let mut is_fresh = false;
+        let (mut is_fresh, mut was_lost) = (false, false);
         let mut attempts = 0;
         loop {
             let mut client = match self.connection.take() {
@@ -126,8 +147,15 @@ impl PostgresStore {
                 Err(Failure::Ledger(error)) => return Err(error),
                 Err(Failure::Server(error)) => match verdict(&error) {
                     Verdict::Again if attempts < ATTEMPTS_MAX => attempts += 1,
+                    // After a lost answer nobody knows whether nothing was applied.
+                    Verdict::Again | Verdict::Busy if was_lost => {
+                        return Err(LedgerError::Unavailable { reason: told(&error) });
+                    }
                     Verdict::Again | Verdict::Busy => return Err(LedgerError::Busy),
-                    Verdict::Lost if !is_fresh => self.connection.forget(),
+                    Verdict::Lost if !is_fresh => {
+                        was_lost = true;
+                        self.connection.forget();
+                    }
                     Verdict::Lost => {
                         self.connection.forget();
                         return Err(LedgerError::Unavailable { reason: told(&error) });
@@ -201,6 +229,8 @@ impl LedgerStore for PostgresStore {
                 .isolation_level(IsolationLevel::RepeatableRead)
                 .read_only(true)
                 .start()?;
+            // It reads everything, and nobody waits for it.
+            transaction.batch_execute("SET LOCAL statement_timeout = 0")?;
             let fold = match tables::fold(&mut transaction, issuer)? {
                 Ok(fold) => fold,
                 Err(error) => return Ok(Err(error)),
@@ -226,15 +256,27 @@ impl fmt::Debug for PostgresStore {
     }
 }
 
-/// A clock that is as far from this machine's as the server's was when it was asked.
-#[derive(Debug, Clone, Copy)]
-pub struct ServerClock {
-    ahead_ms: i64,
+/// The server's time: what it was when it was asked last, and how long ago that is. This machine's
+/// own time of day has no part in it.
+#[derive(Debug, Clone)]
+pub struct ServerClock(Arc<Mutex<(u64, Instant)>>);
+
+impl ServerClock {
+    /// A clock that shows this time, which the server told just now.
+    pub fn at(now_ms: u64) -> Self {
+        Self(Arc::new(Mutex::new((now_ms, Instant::now()))))
+    }
+
+    /// Sets it, and its clones, to the time that the server told just now.
+    pub fn set(&self, now_ms: u64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (now_ms, Instant::now());
+    }
 }
 
 impl Clock for ServerClock {
     fn now_ms(&self) -> u64 {
-        SystemClock.now_ms().saturating_add_signed(self.ahead_ms)
+        let (told_ms, at) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told_ms.saturating_add(u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 }
 
@@ -313,16 +355,14 @@ fn verdict(error: &postgres::Error) -> Verdict {
     let Some(code) = error.code() else { return Verdict::Lost };
     match *code {
         SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED => Verdict::Again,
-        SqlState::LOCK_NOT_AVAILABLE => Verdict::Busy,
-        SqlState::ADMIN_SHUTDOWN
-        | SqlState::CRASH_SHUTDOWN
-        | SqlState::CANNOT_CONNECT_NOW
-        | SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
-        | SqlState::READ_ONLY_SQL_TRANSACTION => Verdict::Lost,
+        SqlState::LOCK_NOT_AVAILABLE | SqlState::QUERY_CANCELED => Verdict::Busy,
+        SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT | SqlState::READ_ONLY_SQL_TRANSACTION => {
+            Verdict::Lost
+        }
         SqlState::DATA_CORRUPTED | SqlState::INDEX_CORRUPTED => Verdict::Corrupt,
         _ => match code.code().get(..2) {
-            // Connections; resources, such as a full disk; integrity.
-            Some("08" | "53") => Verdict::Lost,
+            // Connections; resources, such as a full disk; an operator; integrity.
+            Some("08" | "53" | "57") => Verdict::Lost,
             Some("22" | "23") => Verdict::Corrupt,
             _ => Verdict::Failed,
         },

@@ -2,38 +2,36 @@
 //!
 //! Several processes may have the ledger open: the nucleus, and each `cell run`. Each is a
 //! *session* with a locked file; holds of a session whose file nobody locks any more are void.
-//! A ledger that several machines share also knows when a session was heard of last, and one that
-//! is silent for too long is void as well.
+//! A ledger that several machines share is in [`shared`].
+
+pub(crate) mod shared;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use cell_abi::{AccountId, NanoAtp};
 use cell_ledger::{
-    Hold, HoldId, Ledger, LedgerError, LedgerOptions, Outcome, Payment, PostgresStore, SessionId,
-    Settle, Transfer, TransferId,
+    Hold, HoldId, Ledger, LedgerError, Outcome, Payment, SessionId, Settle, Transfer, TransferId,
 };
 use ed25519_dalek::SigningKey;
 use rustix::fs::{FlockOperation, flock};
 
-use crate::config::Config;
 use crate::home::Home;
+use shared::Heartbeat;
 
 /// What a fresh home grants its owner: 1,000 ATP.
 const FIRST_GRANT: NanoAtp = NanoAtp(1_000_000_000_000);
 /// A hold that nobody resolves is void after this time.
 const HOLD_MS: u64 = 24 * 3600 * 1000;
 
-/// How often a session of a shared ledger is heard of.
-const HEARTBEAT: Duration = Duration::from_secs(3);
-/// How long a session of a shared ledger may be silent; then its holds are void, and it can do
-/// nothing more.
-pub(crate) const SESSION_SILENT_MAX: Duration = Duration::from_secs(30);
+/// How long a last payment is tried: less than it takes to be thought dead.
+pub(crate) const SETTLE_TIME_MAX: Duration = Duration::from_secs(20);
+/// How often.
+const SETTLE_AGAIN: Duration = Duration::from_millis(200);
 
 /// The accounts that follow from this machine's identity.
 #[derive(Debug, Clone, Copy)]
@@ -115,9 +113,9 @@ impl Bank {
         home.create()?;
         let accounts = Accounts::open(home)?;
         let (session, lock, lock_path) = begin_session(home)?;
-        let (ledger, heartbeat) = match shared_ledger(home)? {
+        let (ledger, heartbeat) = match shared::url(home)? {
             Some(url) => {
-                let (ledger, heartbeat) = open_shared(&url, accounts.issuer(), session)?;
+                let (ledger, heartbeat) = shared::open(&url, accounts.issuer(), session)?;
                 (ledger, Some(heartbeat))
             }
             None => {
@@ -160,32 +158,19 @@ impl Bank {
         }
     }
 
-    /// Pays out of a hold and sets aside what is left of it, or more, in one step.
-    pub(crate) fn settle(
-        &mut self,
-        held: Held,
-        account: AccountId,
-        payments: Vec<Payment>,
-        next_min: NanoAtp,
-        next: NanoAtp,
-    ) -> Result<Option<Held>, LedgerError> {
-        let settle = self.settlement(held, account, payments, next_min, next);
-        self.apply(&settle)
-    }
-
-    /// What [`settle`](Self::settle) asks of the ledger: to be asked again, word for word, where the
-    /// answer was lost.
-    pub(crate) fn settlement(
-        &mut self,
-        held: Held,
-        account: AccountId,
-        payments: Vec<Payment>,
-        next_min: NanoAtp,
-        next: NanoAtp,
-    ) -> Settle {
-        let next =
-            (next > NanoAtp::ZERO).then(|| self.new_hold(account, next_min.max(NanoAtp(1)), next));
-        Settle { hold: held.id, payments, next }
+    /// Pays out of a hold and gives back the rest. Where the ledger does not answer it is asked again,
+    /// word for word, for a while: what was worked for is to be paid, and once.
+    pub(crate) fn settle(&self, held: Held, payments: Vec<Payment>) -> Result<(), LedgerError> {
+        let settle = Settle { hold: held.id, payments, next: None };
+        let started = Instant::now();
+        loop {
+            match self.apply(&settle) {
+                Err(error) if error.is_passing() && started.elapsed() < SETTLE_TIME_MAX => {
+                    thread::sleep(SETTLE_AGAIN);
+                }
+                result => return result.map(drop),
+            }
+        }
     }
 
     /// Asks for a settlement; returns what is set aside afterwards.
@@ -268,65 +253,6 @@ impl Drop for Bank {
         // What is still held is void; a failure is left to the next session's recovery.
         if self.ledger.void_session(self.session).is_ok() {
             let _ = fs::remove_file(&self.lock_path);
-        }
-    }
-}
-
-/// The database that keeps the ledger, if it is not a file of the home.
-fn shared_ledger(home: &Home) -> anyhow::Result<Option<String>> {
-    match home.ledger_url() {
-        Some(url) => Ok(Some(url.to_owned())),
-        None => Ok(Config::read(home)?.ledger),
-    }
-}
-
-fn open_shared(
-    url: &str,
-    issuer: AccountId,
-    session: SessionId,
-) -> anyhow::Result<(Ledger, Heartbeat)> {
-    let store = PostgresStore::open_or_create(url, issuer, Some(session))
-        .context("open the shared ledger")?;
-    let clock = store.clock().context("ask the shared ledger's clock")?;
-    let watching = PostgresStore::open_or_create(url, issuer, None)?;
-    let ledger = Ledger::start(store, clock, LedgerOptions::default())?;
-    let heartbeat = Heartbeat::start(ledger.clone(), watching)?;
-    Ok((ledger, heartbeat))
-}
-
-/// Keeps a session of a shared ledger alive, and releases what dead ones hold.
-#[derive(Debug)]
-struct Heartbeat {
-    /// Dropped to end the thread.
-    running: Option<mpsc::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Heartbeat {
-    fn start(ledger: Ledger, watching: PostgresStore) -> anyhow::Result<Self> {
-        let (running, stopped) = mpsc::channel();
-        let beat = move || {
-            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(HEARTBEAT) {
-                // What fails now is tried again; a ledger that stopped is noticed by who pays.
-                if ledger.void_expired().is_ok() {
-                    let silent = watching.fence_silent(SESSION_SILENT_MAX).unwrap_or_default();
-                    for session in silent {
-                        tracing::warn!(%session, "a session was silent for too long; its holds are void");
-                        let _ = ledger.void_session(session);
-                    }
-                }
-            }
-        };
-        let thread = thread::Builder::new().name("ledger-heartbeat".into()).spawn(beat)?;
-        Ok(Self { running: Some(running), thread: Some(thread) })
-    }
-}
-
-impl Drop for Heartbeat {
-    fn drop(&mut self) {
-        self.running = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
         }
     }
 }

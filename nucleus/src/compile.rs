@@ -187,15 +187,14 @@ fn set_aside(bank: &mut Bank, price: NanoAtp) -> anyhow::Result<Held> {
 }
 
 /// Pays what was set aside to the node, under an id that makes a second payment the same one.
-fn pay(bank: &mut Bank, held: Held, hash: CellHash, fuel: Fuel) -> anyhow::Result<Paid> {
+fn pay(bank: &Bank, held: Held, hash: CellHash, fuel: Fuel) -> anyhow::Result<Paid> {
     let (engine, session) = (Sandbox::engine_id(), bank.session());
     let parts: [&[u8]; 3] = [hash.as_bytes(), engine.as_bytes(), session.as_bytes()];
     let transfer = TransferId::derive("cell/compile/v1", &parts);
-    let (owner, node) = (bank.accounts.owner, bank.accounts.node());
+    let node = bank.accounts.node();
     let memo = format!("compile {}", hash.short());
     let payment = Payment { id: transfer, credit: node, amount: fuel.at_base_price(), memo };
-    bank.settle(held, owner, vec![payment], NanoAtp::ZERO, NanoAtp::ZERO)
-        .context("pay for compiling")?;
+    bank.settle(held, vec![payment]).context("pay for compiling")?;
     Ok(Paid { fuel, transfer })
 }
 

@@ -12,6 +12,12 @@ cell_abi::limits! {
         FILE_BYTES_MAX: u64;
     }
     crate::bank {
+        /// How long a job or a compilation tries to pay when the ledger does not answer.
+        ///
+        /// It fails, and nothing is charged unless the lost answer was a yes.
+        SETTLE_TIME_MAX: Duration;
+    }
+    crate::bank::shared {
         /// How long a nucleus or a `cell run` may not be heard of by a ledger that it shares.
         ///
         /// Its holds are void, and nothing that it asks for is applied any more: it ends.

@@ -41,11 +41,11 @@ CREATE TABLE touched (
     seq BIGINT NOT NULL REFERENCES journal,
     PRIMARY KEY (account, seq)
 );
--- Who writes. A session is fenced when its epoch is no longer the one it began with.
+-- Who writes, and how often it did. A session is fenced when its epoch is no longer the one it began with.
 CREATE TABLE sessions (
     id BYTEA PRIMARY KEY CHECK (length(id) = 32),
     epoch BIGINT NOT NULL,
-    seen TIMESTAMPTZ NOT NULL
+    beats BIGINT NOT NULL
 );
 -- Against mistakes, not against attackers: those are what the hash chain is for.
 CREATE FUNCTION append_only() RETURNS trigger LANGUAGE plpgsql AS

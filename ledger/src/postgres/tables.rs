@@ -4,7 +4,6 @@
 //! name is read first, the rules work on that, and what they changed is written in the end.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use cell_abi::{AccountId, NanoAtp};
 use postgres::fallible_iterator::FallibleIterator as _;
@@ -35,51 +34,58 @@ pub(super) fn lock(transaction: &mut Transaction<'_>, issuer: AccountId) -> Read
     }
 }
 
-pub(super) fn begin_session(client: &mut Client, id: SessionId) -> Result<(), postgres::Error> {
+pub(super) fn begin_session(client: &mut Client, id: SessionId) -> Read<()> {
     // Asked again after a lost answer, it is there already.
-    let sql = "INSERT INTO sessions VALUES ($1, 1, clock_timestamp()) ON CONFLICT DO NOTHING";
-    client.execute(sql, &[&id.as_bytes().as_slice()]).map(drop)
+    let sql = "INSERT INTO sessions VALUES ($1, 1, 0) ON CONFLICT DO NOTHING";
+    client.execute(sql, &[&id.as_bytes().as_slice()])?;
+    Ok(())
 }
 
-/// Whether the session's epoch is still this one; if so it is seen alive.
+/// Whether the session's epoch is still this one; if so that is a beat.
 pub(super) fn is_current(
     transaction: &mut Transaction<'_>,
     id: SessionId,
     epoch: i64,
-) -> Result<bool, postgres::Error> {
-    let sql = "UPDATE sessions SET seen = clock_timestamp() WHERE id = $1 AND epoch = $2";
+) -> Read<bool> {
+    let sql = "UPDATE sessions SET beats = beats + 1 WHERE id = $1 AND epoch = $2";
     Ok(transaction.execute(sql, &[&id.as_bytes().as_slice(), &epoch])? == 1)
 }
 
-/// Fences the silent; forgets those that were fenced long ago and hold nothing.
-pub(super) fn fence_silent(client: &mut Client, silent: Duration) -> Read<Vec<SessionId>> {
+/// The sessions that are not fenced, with their beats.
+pub(super) fn sessions(client: &mut Client) -> Read<Vec<(SessionId, i64)>> {
+    let rows = client.query("SELECT id, beats FROM sessions WHERE epoch = 1", &[])?;
+    let session =
+        |row: &SqlRow| Ok((SessionId::from_bytes(thirty_two(row.try_get(0)?)?), row.try_get(1)?));
+    rows.iter().map(session).collect()
+}
+
+/// Fences those whose beats are still these; returns the fenced ones that hold something, and forgets
+/// those that hold nothing: a session that is not there is not current either.
+pub(super) fn fence(client: &mut Client, silent: &[(SessionId, i64)]) -> Read<Vec<SessionId>> {
     let mut transaction = client.transaction()?;
     // Behind the same lock as every batch, so that no batch of a fenced session is half done.
     transaction.execute("SELECT 1 FROM ledger FOR UPDATE", &[])?;
-    let open = "EXISTS (SELECT 1 FROM holds WHERE session = sessions.id AND resolved_seq IS NULL)";
-    let seconds = silent.as_secs_f64();
+    let (ids, beats): (Vec<_>, Vec<_>) =
+        silent.iter().map(|(id, beats)| (id.as_bytes().as_slice(), *beats)).unzip();
     transaction.execute(
-        "UPDATE sessions SET epoch = 2
-         WHERE epoch = 1 AND seen < clock_timestamp() - make_interval(secs => $1)",
-        &[&seconds],
+        "UPDATE sessions SET epoch = 2 FROM unnest($1::BYTEA[], $2::BIGINT[]) AS silent (id, beats)
+         WHERE sessions.id = silent.id AND sessions.beats = silent.beats",
+        &[&ids, &beats],
     )?;
-    let forget = format!(
-        "DELETE FROM sessions WHERE epoch = 2 AND NOT {open}
-         AND seen < clock_timestamp() - INTERVAL '1 day'"
-    );
-    transaction.execute(&forget, &[])?;
-    let fenced = format!("SELECT id FROM sessions WHERE epoch = 2 AND {open} ORDER BY id");
-    let mut ids = Vec::new();
-    for row in transaction.query(&fenced, &[])? {
-        ids.push(SessionId::from_bytes(thirty_two(row.try_get(0)?)?));
-    }
+    let open = "EXISTS (SELECT 1 FROM holds WHERE session = sessions.id AND resolved_seq IS NULL)";
+    transaction.execute(&format!("DELETE FROM sessions WHERE epoch = 2 AND NOT {open}"), &[])?;
+    let rows = transaction.query("SELECT id FROM sessions WHERE epoch = 2 ORDER BY id", &[])?;
+    let fenced = rows
+        .iter()
+        .map(|row| Ok(SessionId::from_bytes(thirty_two(row.try_get(0)?)?)))
+        .collect::<Read<_>>()?;
     transaction.commit()?;
-    Ok(ids)
+    Ok(fenced)
 }
 
-pub(super) fn now_ms(client: &mut Client) -> Result<i64, postgres::Error> {
+pub(super) fn now_ms(client: &mut Client) -> Read<u64> {
     let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::BIGINT";
-    client.query_one(sql, &[])?.try_get(0)
+    Ok(unsigned(client.query_one(sql, &[])?.try_get(0)?)?)
 }
 
 /// What a batch of commands may look at, and what the rules have changed of it so far.

@@ -1,5 +1,6 @@
 //! The store on a real server: the rules, other writers, and servers and writers that die.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
@@ -7,12 +8,12 @@ use std::time::Duration;
 
 use cell_abi::{AccountId, NanoAtp};
 
-use super::PostgresStore;
+use super::{PostgresStore, ServerClock};
 use crate::conformance::{self, ISSUER, hold, transfer};
 use crate::private_server::Server;
 use crate::{
-    Command, Ledger, LedgerError, LedgerOptions, LedgerStore, MemoryStore, Outcome, SessionId,
-    SystemClock, Transfer, TransferId, model_tests,
+    Clock as _, Command, Ledger, LedgerError, LedgerOptions, LedgerStore, MemoryStore, Outcome,
+    SessionId, SystemClock, Transfer, TransferId, model_tests,
 };
 
 const ALICE: AccountId = AccountId::from_bytes([1; 32]);
@@ -54,17 +55,19 @@ fn it_agrees_with_the_model() {
 /// Two nuclei want the last unit again and again; each unit is paid exactly once.
 #[test]
 fn one_writer_wins_the_last_unit() {
-    const ROUNDS: u64 = 60;
     let Some(server) = Server::start("postgres::one_writer_wins_the_last_unit") else { return };
-    let url = server.database();
-    one(&mut open(&url, None), transfer(0, ISSUER, ALICE, ROUNDS * 3 / 2)).unwrap();
+    race(&server.database(), 60);
+}
+
+fn race(url: &str, rounds: u64) {
+    one(&mut open(url, None), transfer(0, ISSUER, ALICE, rounds * 3 / 2)).unwrap();
     let won = AtomicU64::new(0);
     thread::scope(|scope| {
         for writer in 0..2_u64 {
-            let (url, won) = (&url, &won);
+            let won = &won;
             scope.spawn(move || {
                 let mut store = open(url, Some(session(&writer.to_string())));
-                for round in 0..ROUNDS {
+                for round in 0..rounds {
                     match one(&mut store, transfer(1 + 2 * round + writer, ALICE, BOB, 1)) {
                         Ok(Outcome::Posted { .. }) => drop(won.fetch_add(1, Relaxed)),
                         Err(LedgerError::InsufficientFunds { .. }) => {}
@@ -74,14 +77,14 @@ fn one_writer_wins_the_last_unit() {
             });
         }
     });
-    let store = open(&url, None);
-    assert_eq!(won.load(Relaxed), ROUNDS * 3 / 2);
+    let store = open(url, None);
+    assert_eq!(won.load(Relaxed), rounds * 3 / 2);
     assert_eq!(store.balance(ALICE).unwrap().posted_nano, 0);
-    assert_eq!(store.verify().unwrap().entries, ROUNDS * 3 / 2 + 1);
+    assert_eq!(store.verify().unwrap().entries, rounds * 3 / 2 + 1);
 }
 
-/// Who is silent for too long is fenced: its holds go back, and what it asks for later is refused,
-/// even what it began before.
+/// Who is fenced loses its holds, and what it asks for later is refused, even what it began before;
+/// who wrote in between is spared.
 #[test]
 fn the_silent_are_fenced() {
     let Some(server) = Server::start("postgres::the_silent_are_fenced") else { return };
@@ -91,29 +94,65 @@ fn the_silent_are_fenced() {
     one(&mut gone, transfer(0, ISSUER, ALICE, 100)).unwrap();
     let Command::Hold(held) = hold(1, ALICE, 60, 60) else { unreachable!() };
     one(&mut gone, Command::Hold(crate::Hold { session: silent, ..held })).unwrap();
-    assert_eq!(store.fence_silent(Duration::from_secs(60)), Ok(Vec::new()));
+    let seen = store.sessions().unwrap();
+    assert_eq!(seen.iter().map(|(id, _)| *id).collect::<BTreeSet<_>>(), [silent, alive].into());
 
-    thread::sleep(Duration::from_millis(30));
+    // What changes nothing is a beat too.
     one(&mut store, Command::VoidExpired { now_ms: 0 }).unwrap();
-    let fenced = store.fence_silent(Duration::from_millis(20)).unwrap();
-    assert_eq!(fenced, [silent], "only who was silent, and it has open holds");
+    assert_eq!(store.fence(&seen).unwrap(), [silent], "only who was silent, and it has open holds");
     let refused = LedgerError::Fenced { session: silent };
-    assert_eq!(one(&mut gone, transfer(2, ALICE, BOB, 1)), Err(refused));
+    assert_eq!(one(&mut gone, transfer(2, ALICE, BOB, 1)), Err(refused.clone()));
     // Told again until the holds are released, for who released them may have died before.
-    assert_eq!(store.fence_silent(Duration::from_secs(60)), Ok(vec![silent]));
+    assert_eq!(store.fence(&[]), Ok(vec![silent]));
     one(&mut store, Command::VoidSession { session: silent }).unwrap();
-    assert_eq!(store.fence_silent(Duration::from_secs(60)), Ok(Vec::new()));
+    assert_eq!(store.fence(&[]), Ok(Vec::new()));
     assert_eq!(store.balance(ALICE).unwrap().available(), NanoAtp(100));
+    // Forgotten is fenced as well.
+    assert_eq!(store.sessions().unwrap().len(), 1);
+    assert_eq!(one(&mut gone, transfer(2, ALICE, BOB, 1)), Err(refused));
 
     // The handle that a program shares stops for good.
     let late = open(&url, Some(session("late")));
-    thread::sleep(Duration::from_millis(30));
     let ledger = Ledger::start(late, SystemClock, LedgerOptions::default()).unwrap();
-    store.fence_silent(Duration::from_millis(20)).unwrap();
+    store.fence(&[(session("late"), 0)]).unwrap();
     for _ in 0..2 {
         let error = ledger.apply(transfer(3, ALICE, BOB, 1)).unwrap_err();
         assert!(matches!(&error, LedgerError::Stopped { reason } if reason.contains("taken over")));
     }
+}
+
+/// A database that was set up for something else: commits that do not wait for the disk, and
+/// snapshots that are older than the lock that was waited for.
+#[test]
+fn the_servers_settings_are_not_trusted() {
+    let Some(server) = Server::start("postgres::the_servers_settings_are_not_trusted") else {
+        return;
+    };
+    let url = server.database();
+    let name = url.rsplit('/').next().unwrap();
+    let mut client = server.client(name);
+    for setting in ["synchronous_commit = off", "default_transaction_isolation = 'serializable'"] {
+        client.batch_execute(&format!("ALTER DATABASE {name} SET {setting}")).unwrap();
+    }
+    let store = open(&url, None);
+    let commit: String = store
+        .run(|client| Ok(client.query_one("SHOW synchronous_commit", &[])?.try_get(0)?))
+        .unwrap();
+    assert_eq!(commit, "on");
+    race(&url, 60);
+}
+
+/// The time of day of this machine has no say in what expires.
+#[test]
+fn the_clock_is_the_servers() {
+    let Some(server) = Server::start("postgres::the_clock_is_the_servers") else { return };
+    let store = open(&server.database(), None);
+    let clock = ServerClock::at(store.now_ms().unwrap());
+    let shown = clock.now_ms();
+    assert!(shown.abs_diff(store.now_ms().unwrap()) < 60_000);
+    let clone = clock.clone();
+    clock.set(5_000);
+    assert!((5_000..65_000).contains(&clone.now_ms()));
 }
 
 /// A server that is killed again and again under four writers: what was acknowledged is there, and
@@ -176,9 +215,11 @@ fn what_was_acknowledged_survives_the_servers_death() {
 #[test]
 fn what_is_not_a_ledger_is_refused() {
     let Some(server) = Server::start("postgres::what_is_not_a_ledger_is_refused") else { return };
-    for bad in ["postgres", "http://x", "postgres://u@h/d?sslmode=require"] {
+    let mistyped = "postgresq://u:secret@h/d?sslmode=disable";
+    for bad in ["postgres", "http://x", "postgres://u:secret@h/d?sslmode=require", mistyped] {
         let error = PostgresStore::open_or_create(bad, ISSUER, None).unwrap_err();
         assert!(matches!(error, LedgerError::BadUrl { .. }), "{bad}: {error}");
+        assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
     }
     let nobody = PostgresStore::open_or_create(&server.url("nothing"), ISSUER, None).unwrap_err();
     assert!(matches!(&nobody, LedgerError::Unavailable { reason } if reason.contains("nothing")));

@@ -355,7 +355,7 @@ impl Run<'_> {
     /// Pays, tells what it cost, and passes the job's exit code through.
     fn conclude(
         &mut self,
-        bank: &mut Bank,
+        bank: &Bank,
         held: Held,
         ended: Ended,
         output: &Output,
@@ -370,8 +370,7 @@ impl Run<'_> {
         let memo = format!("job {}", self.compiled.hash.short());
         let payment = Payment { id: transfer, credit: payee, amount: charge, memo };
         let payments = if charge > NanoAtp::ZERO { vec![payment] } else { Vec::new() };
-        bank.settle(held, payer, payments, NanoAtp::ZERO, NanoAtp::ZERO)
-            .context("pay for the job")?;
+        bank.settle(held, payments).context("pay for the job")?;
         let exit = match ended.exit_code {
             Some(code) => Exit::Job(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
             None if ended.status == Status::Cancelled => Exit::Job(130),

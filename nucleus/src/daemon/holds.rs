@@ -11,6 +11,7 @@ use std::collections::{HashMap, VecDeque};
 
 use anyhow::Context as _;
 use cell_abi::{AccountId, NanoAtp};
+use cell_ledger::command::PAYMENTS_MAX;
 use cell_ledger::{HoldId, LedgerError, Payment, Settle, TransferId};
 
 use crate::bank::{Bank, Held};
@@ -67,7 +68,7 @@ impl Holds {
                 Err(LedgerError::InsufficientFunds { .. } | LedgerError::AmountTooLarge { .. }) => {
                     Ok(0)
                 }
-                Err(error) if is_passing(&error) => {
+                Err(error) if error.is_passing() => {
                     self.fall_behind(InDoubt::Void(id), &error);
                     Ok(0)
                 }
@@ -88,30 +89,26 @@ impl Holds {
         if !self.is_behind() {
             return self.pay_now(report);
         }
-        match self.waiting.back_mut() {
-            // None of these has been asked for, so several are as good as one.
-            Some(Waiting::Pay(last)) if (last.worker, last.uid) == (report.worker, report.uid) => {
-                last.add(report.rows);
-            }
-            _ => self.waiting.push_back(Waiting::Pay(report)),
-        }
+        // None of these has been asked for, so several of a worker are as good as one.
+        let of_user = |waiting: &&mut Waiting| waiting.uid() == report.uid;
+        let rest = match self.waiting.iter_mut().rfind(of_user) {
+            Some(Waiting::Pay(last)) if last.worker == report.worker => last.add(report),
+            _ => Some(report),
+        };
+        self.waiting.extend(rest.map(Waiting::Pay));
         Ok(())
     }
 
     /// Gives back what a user's calls do not need for now.
     pub(super) fn release(&mut self, uid: u32) -> anyhow::Result<()> {
-        if self.is_behind() {
+        if !self.is_behind() {
+            return self.release_now(uid);
+        }
+        let last = self.waiting.iter().rfind(|waiting| waiting.uid() == uid);
+        if !matches!(last, Some(Waiting::Release(_))) {
             self.waiting.push_back(Waiting::Release(uid));
-            return Ok(());
         }
-        let Some(held) = self.of_user.remove(&uid) else { return Ok(()) };
-        match self.bank.void(held) {
-            Err(error) if is_passing(&error) => {
-                self.fall_behind(InDoubt::Void(held.id), &error);
-                Ok(())
-            }
-            result => result.context("give back what was set aside"),
-        }
+        Ok(())
     }
 
     /// Does what had to wait for the ledger, as far as the ledger answers.
@@ -119,41 +116,18 @@ impl Holds {
         if !self.is_behind() {
             return Ok(());
         }
-        let done = match self.in_doubt.take() {
-            None => Ok(()),
-            Some(InDoubt::Settle(uid, settle)) => match self.bank.apply(&settle) {
-                Ok(next) => {
-                    self.keep(uid, next);
-                    Ok(())
-                }
-                Err(error) => Err((InDoubt::Settle(uid, settle), error)),
-            },
-            Some(InDoubt::Void(id)) => match self.bank.ledger.void(id) {
-                // The hold was never opened, or is released already.
-                Ok(_) | Err(LedgerError::UnknownHold { .. } | LedgerError::HoldResolved { .. }) => {
-                    Ok(())
-                }
-                Err(error) => Err((InDoubt::Void(id), error)),
-            },
-        };
-        match done {
-            Ok(()) => {}
-            Err((what, error)) if is_passing(&error) => {
-                self.in_doubt = Some(what);
-                return Ok(());
-            }
-            Err((_, error)) => return Err(error).context("settle what had to wait"),
+        match self.in_doubt.take() {
+            None => {}
+            Some(InDoubt::Settle(uid, settle)) => drop(self.apply(uid, settle)?),
+            Some(InDoubt::Void(id)) => self.void(id)?,
         }
         while self.in_doubt.is_none()
             && let Some(next) = self.waiting.pop_front()
         {
-            let waiting = std::mem::take(&mut self.waiting);
-            let result = match next {
-                Waiting::Pay(report) => self.pay_now(report),
-                Waiting::Release(uid) => self.release(uid),
-            };
-            self.waiting.extend(waiting);
-            result?;
+            match next {
+                Waiting::Pay(report) => self.pay_now(report)?,
+                Waiting::Release(uid) => self.release_now(uid)?,
+            }
         }
         if !self.is_behind() {
             tracing::info!("the ledger answers again; what had to wait is paid");
@@ -161,13 +135,32 @@ impl Holds {
         Ok(())
     }
 
-    fn is_behind(&self) -> bool {
+    /// Whether something waits for the ledger.
+    pub(super) fn is_behind(&self) -> bool {
         self.in_doubt.is_some() || !self.waiting.is_empty()
     }
 
     fn fall_behind(&mut self, what: InDoubt, error: &LedgerError) {
         tracing::warn!(%error, "calls go on within what is set aside for them");
         self.in_doubt = Some(what);
+    }
+
+    fn release_now(&mut self, uid: u32) -> anyhow::Result<()> {
+        self.of_user.remove(&uid).map_or(Ok(()), |held| self.void(held.id))
+    }
+
+    /// Releases a hold that nobody has any more.
+    fn void(&mut self, id: HoldId) -> anyhow::Result<()> {
+        match self.bank.ledger.void(id) {
+            Ok(_) => Ok(()),
+            // It was never opened, or is released already.
+            Err(error) if is_gone(&error) => Ok(()),
+            Err(error) if error.is_passing() => {
+                self.fall_behind(InDoubt::Void(id), &error);
+                Ok(())
+            }
+            Err(error) => Err(error).context("give back what was set aside"),
+        }
     }
 
     /// A transfer's id comes from the report it pays for: the ledger session, the number of the
@@ -222,17 +215,28 @@ impl Holds {
         next_min: NanoAtp,
         next: NanoAtp,
     ) -> anyhow::Result<Option<NanoAtp>> {
-        let settle = self.bank.settlement(held, account, payments, next_min, next);
+        let next = (next > NanoAtp::ZERO)
+            .then(|| self.bank.new_hold(account, next_min.max(NanoAtp(1)), next));
+        self.apply(uid, Settle { hold: held.id, payments, next })
+    }
+
+    fn apply(&mut self, uid: u32, settle: Settle) -> anyhow::Result<Option<NanoAtp>> {
         match self.bank.apply(&settle) {
             Ok(next) => {
                 self.keep(uid, next);
                 Ok(Some(next.map_or(NanoAtp::ZERO, |held| held.amount)))
             }
-            Err(error) if is_passing(&error) => {
+            Err(error) if error.is_passing() => {
                 self.fall_behind(InDoubt::Settle(uid, settle), &error);
                 Ok(None)
             }
-            Err(error) => Err(error).context("pay from what was set aside"),
+            Err(error) => {
+                if is_gone(&error) {
+                    // Nothing is set aside any more; the next call asks for a hold of its own.
+                    self.keep(uid, None);
+                }
+                Err(error).context("pay from what was set aside")
+            }
         }
     }
 
@@ -244,9 +248,23 @@ impl Holds {
     }
 }
 
+impl Waiting {
+    const fn uid(&self) -> u32 {
+        match self {
+            Self::Pay(report) => report.uid,
+            Self::Release(uid) => *uid,
+        }
+    }
+}
+
 impl Report {
-    fn add(&mut self, rows: Vec<UsageRow>) {
-        for row in rows {
+    /// Takes another one into this; gives it back if both together are more than one payment takes.
+    fn add(&mut self, other: Self) -> Option<Self> {
+        let is_new = |row: &&UsageRow| self.rows.iter().all(|mine| mine.cell != row.cell);
+        if self.rows.len() + other.rows.iter().filter(is_new).count() > PAYMENTS_MAX {
+            return Some(other);
+        }
+        for row in other.rows {
             match self.rows.iter_mut().find(|mine| mine.cell == row.cell) {
                 Some(mine) => {
                     mine.fuel = mine.fuel.saturating_add(row.fuel);
@@ -255,10 +273,19 @@ impl Report {
                 None => self.rows.push(row),
             }
         }
+        None
     }
 }
 
-/// Whether the same may succeed in a while.
-const fn is_passing(error: &LedgerError) -> bool {
-    matches!(error, LedgerError::Unavailable { .. } | LedgerError::Busy)
+/// Whether the hold that was spoken of is not there any more: it expired, say.
+const fn is_gone(error: &LedgerError) -> bool {
+    matches!(
+        error,
+        LedgerError::UnknownHold { .. }
+            | LedgerError::HoldResolved { .. }
+            | LedgerError::HoldExpired { .. }
+    )
 }
+
+#[cfg(test)]
+mod tests;

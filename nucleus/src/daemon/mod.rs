@@ -271,7 +271,7 @@ impl Nucleus {
             uid,
             "a worker is gone; what it did not report is not charged"
         );
-        self.holds.release(uid)?;
+        tolerate(self.holds.release(uid))?;
         self.workers.gone(number)?;
         self.cells.worker_gone(number, listened);
         Ok(())
@@ -346,14 +346,26 @@ impl Nucleus {
                 Err(_) => break,
             }
         }
-        if let Err(error) = self.holds.catch_up() {
-            tracing::error!(error = %format!("{error:#}"), "pay what had to wait");
-        }
+        self.pay_what_waits();
         self.workers.kill();
         self.cells.remove_sockets();
         let _ = fs::remove_file(self.home.socket());
         let _ = fs::remove_file(self.home.metrics_socket());
         tracing::info!("nucleus is down");
+    }
+
+    /// Gives the ledger a while to answer; what then still waits is lost to the node.
+    fn pay_what_waits(&mut self) {
+        let until = Instant::now() + DOWN_TIME_MAX;
+        while self.holds.is_behind() {
+            let failed = tolerate(self.holds.catch_up()).err();
+            if failed.is_some() || Instant::now() >= until {
+                let why = failed.map_or_else(|| "no answer".into(), |error| format!("{error:#}"));
+                tracing::error!(why, "what had to wait for the ledger is not paid");
+                return;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 }
 

@@ -2,6 +2,9 @@
 //! its failures, and leave it right when they are killed.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
@@ -9,6 +12,7 @@ use std::time::Duration;
 use cell_abi::{Fuel, Status};
 use cell_client::{CallOptions, Client, Error};
 use cell_ledger::private_server::Server;
+use cell_tests::process::Process;
 use cell_tests::{GUARD, Home, Nucleus, eventually, wat};
 use serde_json::Value;
 
@@ -30,11 +34,7 @@ fn verified(home: &Home) -> Value {
 }
 
 /// What calls burned until this says to stop; each call is tried until it is served.
-fn call_until(
-    socket: &std::path::Path,
-    stop: &AtomicBool,
-    burned: &AtomicU64,
-) -> Result<(), Error> {
+fn call_until(socket: &Path, stop: &AtomicBool, burned: &AtomicU64) -> Result<(), Error> {
     let mut client = Client::connect(socket, "echo")?;
     let slot = client.open_raw("run")?;
     while !stop.load(Relaxed) {
@@ -179,4 +179,40 @@ fn a_job_is_paid_from_a_shared_ledger() {
     assert!(!home.path().join("ledger.db").exists(), "nothing was kept elsewhere");
     let bad = home.cell(["--ledger", "http://x", "ledger", "balance"]).expect(1).stderr.clone();
     assert!(bad.contains("URL"), "{bad}");
+}
+
+/// The server dies while a job runs, and is back a while after the job has ended: the job is paid, once.
+/// It used to be given up at the first lost answer, and the hold that should have paid was released.
+#[test]
+fn a_job_outlives_the_ledgers_absence() {
+    let name = "postgres::a_job_outlives_the_ledgers_absence";
+    let Some(mut server) = Server::start(name) else { return };
+    let home = home(&server.database());
+    let wasm = home.path().join("job.wasm");
+    let job = r#"(module
+        (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 8) "\10\00\00\00\05\00\00\00here\n")
+        (func (export "_start") (local $n i32)
+            (drop (call $write (i32.const 1) (i32.const 8) (i32.const 1) (i32.const 0)))
+            (loop $again
+                (local.set $n (i32.add (local.get $n) (i32.const 1)))
+                (br_if $again (i32.lt_u (local.get $n) (i32.const 1000000000))))))"#;
+    fs::write(&wasm, wat::compile(job)).unwrap();
+    let receipt = home.path().join("receipt.json");
+    let mut command = home.command([Path::new("run"), Path::new("--receipt"), &receipt, &wasm]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let run = Process::of(child.id()).unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "here\n");
+    server.kill();
+    eventually("the job has ended", || run.children().is_empty().then_some(()));
+    assert!(child.try_wait().unwrap().is_none(), "it gave up");
+    server.restart();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let told: Value = serde_json::from_slice(&fs::read(&receipt).unwrap()).unwrap();
+    let nano = |key: &str| told[key].as_i64().unwrap_or_else(|| panic!("{told}"));
+    assert_eq!(home.balance("node"), nano("charge_nano_atp") + nano("compile_fuel"));
+    assert_eq!(verified(&home)["open_holds"], 0);
 }
