@@ -130,7 +130,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
     };
     let report = run.execute(process, held.amount.fuel_at_base_price(), &artefact);
     let report = report.inspect_err(|_| drop(bank.void(held)))?;
-    run.conclude(&mut bank, held, report, output)
+    run.conclude(&bank, held, report, output)
 }
 
 /// What a run would cost: all that can be known before it runs. Nothing is set aside or written.
