@@ -16,6 +16,7 @@ use crate::instance::{Instance, Lease};
 use crate::limits::{CRASHES_BEFORE_REST, Limits, STARTS_BEFORE_REST};
 use crate::services::{LogLevel, Services};
 use crate::state::{CellState, MemoryState, StateStore};
+use crate::tape::Tape;
 use crate::turns::Turns;
 
 /// What an instance remembers from call to call.
@@ -47,6 +48,9 @@ pub struct CellOptions {
     ///
     /// A write past it is refused with 1 to the guest, which may go on.
     pub state_bytes_max: u64,
+    /// Every call is recorded, so that it can be run again: see [`CallRecord`](crate::CallRecord).
+    /// Checking a call needs to know all that it depended on, so this goes with `Isolation::Call`.
+    pub receipts: bool,
 }
 
 impl Default for CellOptions {
@@ -58,6 +62,7 @@ impl Default for CellOptions {
             state: Arc::new(MemoryState::default()),
             state_turn: Arc::default(),
             state_bytes_max: 16 << 20,
+            receipts: false,
         }
     }
 }
@@ -157,6 +162,17 @@ impl Cell {
         Ok(Lease::new(Arc::clone(self), instance, permit))
     }
 
+    /// A fresh instance that learns from this tape and nothing else, from its start on.
+    pub(crate) async fn checkout_playing(self: &Arc<Self>, tape: Tape) -> Result<Lease, Status> {
+        let permit = self.turns.acquire(0).await.ok_or(Status::Busy)?;
+        let instance = Instance::start(self, Some(tape)).await.map_err(|error| match error {
+            LoadError::NoSlot | LoadError::NoMemory => Status::Busy,
+            _ => Status::Trapped,
+        })?;
+        self.live.fetch_add(1, Relaxed);
+        Ok(Lease::new(Arc::clone(self), instance, permit))
+    }
+
     /// Destroys instances that have been idle this long; returns how many.
     pub fn stop_idle(&self, idle: Duration) -> usize {
         let now = Instant::now();
@@ -246,11 +262,12 @@ impl Cell {
 
     async fn start(self: &Arc<Self>) -> Result<Box<Instance>, (Status, Vec<u8>)> {
         let first = self.instances() == 0;
-        let mut started = Instance::start(self).await;
+        let tape = || self.options.receipts.then(Tape::recording);
+        let mut started = Instance::start(self, tape()).await;
         while matches!(started, Err(LoadError::NoSlot | LoadError::NoMemory))
             && self.services.make_room(first)
         {
-            started = Instance::start(self).await;
+            started = Instance::start(self, tape()).await;
         }
         match started {
             Ok(instance) => {

@@ -17,6 +17,8 @@ pub(crate) enum Stop {
     Exited(u32),
     #[error("the cell's state could not be read or written")]
     HostFault,
+    #[error("it does not do what it did when it was recorded")]
+    Diverged,
 }
 
 /// Why a module was not compiled.
@@ -69,7 +71,7 @@ pub(crate) fn classify(error: &wasmtime::Error) -> (Status, String) {
             Stop::OverLimit => Status::OverLimit,
             Stop::TimedOut => Status::TimedOut,
             Stop::Exited(_) => Status::Exited,
-            Stop::HostFault => Status::HostFault,
+            Stop::HostFault | Stop::Diverged => Status::HostFault,
         };
         // For a limit or a stop the status says it all.
         let message =

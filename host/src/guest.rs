@@ -15,8 +15,10 @@ use crate::instance::{CallSpec, Share};
 use crate::limits::{GROWS_MAX, Limits};
 use crate::meter::{Gauge, StopHandle};
 use crate::price;
+use crate::record::CallRecord;
 use crate::state::StateCall;
 use crate::stdio::LogStream;
+use crate::tape::{Flaw, Tape};
 
 const PAGE_BYTES: usize = 64 << 10;
 /// What one element of a table takes of the host.
@@ -82,6 +84,14 @@ impl Guest {
         self.part.was_refused()
     }
 
+    fn take_memory(&mut self, bytes: usize) -> bool {
+        let taken = self.part.take(bytes);
+        if !taken {
+            self.call.spoil(Flaw::MemoryRefused);
+        }
+        taken
+    }
+
     fn count_grow(&mut self) -> bool {
         self.grows = self.grows.saturating_add(1);
         self.grows <= GROWS_MAX
@@ -112,7 +122,7 @@ impl ResourceLimiter for Guest {
             return Ok(false);
         }
         let more = desired.saturating_sub(current);
-        if (self.started && !self.count_grow()) || !self.part.take(more) {
+        if (self.started && !self.count_grow()) || !self.take_memory(more) {
             return Ok(false);
         }
         let pages = more.div_ceil(PAGE_BYTES) as u64;
@@ -136,7 +146,7 @@ impl ResourceLimiter for Guest {
         }
         let more = desired.saturating_sub(current);
         let bytes = more.saturating_mul(TABLE_ELEMENT_BYTES);
-        if (self.started && !self.count_grow()) || !self.part.take(bytes) {
+        if (self.started && !self.count_grow()) || !self.take_memory(bytes) {
             return Ok(false);
         }
         if self.started && !self.gauge.owe((more as u64).saturating_mul(price::TABLE_ELEMENT)) {
@@ -175,6 +185,10 @@ pub(crate) struct CallState {
     pub(crate) callee_reply: Vec<u8>,
     /// What other cells burned on behalf of this call.
     pub(crate) callees: Vec<Share>,
+    /// Of calls to cells that keep receipts.
+    pub(crate) records: Vec<CallRecord>,
+    /// What the guest learns from outside, if it is recorded or played.
+    pub(crate) tape: Option<Tape>,
 }
 
 impl CallState {
@@ -193,6 +207,8 @@ impl CallState {
             state: None,
             callee_reply: Vec::new(),
             callees: Vec::new(),
+            records: Vec::new(),
+            tape: None,
         }
     }
 
@@ -211,6 +227,15 @@ impl CallState {
         self.state = None;
         self.callee_reply.clear();
         self.callees.clear();
+        self.records.clear();
+        self.tape = spec.tape;
+    }
+
+    /// Notes why running the guest again would not tell, if it is recorded.
+    pub(crate) fn spoil(&self, flaw: Flaw) {
+        if let Some(tape) = &self.tape {
+            tape.spoil(flaw);
+        }
     }
 
     /// The 64 bytes of the guest ABI's call context.

@@ -18,7 +18,8 @@ use crate::price::{
     BYTE, CELL_CALL, HOST_CALL, LOG_BYTE, STATE_BYTE, STATE_READ, STATE_TAKE, STATE_WRITE,
 };
 use crate::services::LogLevel;
-use crate::state::{StateCall, StateError};
+use crate::state::StateCall;
+use crate::tape::{Event, Flaw};
 use crate::wasi::memory;
 
 pub(crate) const MODULE: &str = "cell_v1";
@@ -88,7 +89,19 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
 
 async fn context(mut caller: Guests<'_>, out: u32) -> wasmtime::Result<()> {
     charge(&mut caller, HOST_CALL + 64 * BYTE).await?;
-    let context = caller.data_mut().call.context();
+    let call = &mut caller.data_mut().call;
+    let context = match &call.tape {
+        None => call.context(),
+        Some(tape) => match tape.play(Event::Context)? {
+            Some(played) => played.try_into().map_err(|_| Stop::Diverged)?,
+            None => {
+                let tape = tape.clone();
+                let context = call.context();
+                tape.record(Event::Context, &[&context]);
+                context
+            }
+        },
+    };
     write(&mut caller, out, &context)
 }
 
@@ -135,11 +148,22 @@ async fn call(mut caller: Guests<'_>, arguments: CallArguments) -> wasmtime::Res
         request_len,
         fuel,
     };
-    let result = target.call(&mut caller).await?;
-    let (status, reply) = match result {
-        Ok(reply) => (Status::Ok, reply),
-        Err((status, message)) => (status, message),
+    if !caller.data().call.running {
+        // A start is not billed, so it may not make others work.
+        return Err(Stop::OverLimit.into());
+    }
+    let tape = caller.data().call.tape.clone();
+    let played = tape.as_ref().map_or(Ok(None), |tape| tape.play(Event::Call))?;
+    let Answer { status, fuel, reply } = match played {
+        Some(played) => Answer::played(&mut caller, &played)?,
+        None => target.call(&mut caller).await?,
     };
+    if let Some(tape) = &tape {
+        tape.record(Event::Call, &[&status.code().to_le_bytes(), &fuel.to_le_bytes(), &reply]);
+    }
+    if status == Status::Ok {
+        charge(&mut caller, reply.len() as u64 * BYTE).await?;
+    }
     let len = u64::try_from(reply.len()).unwrap_or(0);
     caller.data_mut().call.callee_reply = reply;
     Ok(u64::from(status.code()) << 32 | len)
@@ -154,17 +178,39 @@ struct Target {
     fuel: u64,
 }
 
-type Answer = Result<Vec<u8>, (Status, Vec<u8>)>;
+/// What a call of another cell brought, and what it burned there.
+struct Answer {
+    status: Status,
+    fuel: u64,
+    /// The reply, or what the status alone does not say.
+    reply: Vec<u8>,
+}
+
+impl Answer {
+    fn refusal(status: Status) -> Self {
+        Self { status, fuel: 0, reply: status.describe().as_bytes().to_vec() }
+    }
+
+    /// What a tape says of a call.
+    fn played(caller: &mut Guests<'_>, content: &[u8]) -> wasmtime::Result<Self> {
+        let (status, rest) = content.split_first_chunk::<4>().ok_or(Stop::Diverged)?;
+        let (fuel, reply) = rest.split_first_chunk::<8>().ok_or(Stop::Diverged)?;
+        let status = Status::from_code(u32::from_le_bytes(*status)).ok_or(Stop::Diverged)?;
+        let fuel = u64::from_le_bytes(*fuel);
+        deduct(caller, fuel)?;
+        let guest = caller.data_mut();
+        if let Some(cell) = guest.cell.clone() {
+            Share { cell, fuel: Fuel(fuel), calls: 1 }.add_to(&mut guest.call.callees);
+        }
+        Ok(Self { status, fuel, reply: reply.to_vec() })
+    }
+}
 
 impl Target {
     /// The outer error ends the caller; the inner one is an answer it may handle.
     async fn call(&self, caller: &mut Guests<'_>) -> wasmtime::Result<Answer> {
-        let refuse = |status: Status| Ok(Err((status, status.describe().as_bytes().to_vec())));
+        let refuse = |status: Status| Ok(Answer::refusal(status));
         let guest = caller.data();
-        if !guest.call.running {
-            // A start is not billed, so it may not make others work.
-            return Err(Stop::OverLimit.into());
-        }
         let Some(from) = guest.cell.clone() else {
             return refuse(Status::UnknownCell);
         };
@@ -189,7 +235,8 @@ impl Target {
             return refuse(Status::UnknownReceptor);
         };
         if !self.schema.is_empty() && self.schema != interface.schema.as_bytes() {
-            return Ok(Err((Status::SchemaMismatch, interface.schema.clone().into_bytes())));
+            let reply = interface.schema.clone().into_bytes();
+            return Ok(Answer { status: Status::SchemaMismatch, fuel: 0, reply });
         }
         let holds_state = guest.call.state.is_some();
         let chain = Arc::new(Link { cell: from, holds_state, caller: guest.call.chain.clone() });
@@ -207,6 +254,7 @@ impl Target {
             depth: caller.data().call.depth + 1,
             stop: caller.data().call.stop.clone(),
             chain: Some(chain),
+            tape: None,
         };
         let lease = match wait(&gauge, timeout(NESTED_WAIT_MAX, cell.checkout(by))).await {
             Ok(Ok(lease)) => lease,
@@ -224,7 +272,7 @@ impl Target {
         number: u16,
     ) -> wasmtime::Result<Answer> {
         let gauge = Arc::clone(&caller.data().gauge);
-        let outcome = match wait(&gauge, lease.begin(spec, self.request_len)).await {
+        let mut outcome = match wait(&gauge, lease.begin(spec, self.request_len)).await {
             Ok(()) => {
                 let memory = memory(caller)?;
                 let request = slice(memory.data(&*caller), self.request, self.request_len)?;
@@ -240,14 +288,12 @@ impl Target {
         for share in std::iter::once(own).chain(outcome.callees.iter().cloned()) {
             share.add_to(&mut guest.call.callees);
         }
+        guest.call.records.extend(outcome.records.drain(..));
         let reply = match outcome.status {
-            Status::Ok => Ok(lease.reply(&outcome).to_vec()),
-            status => Err((status, outcome.message)),
+            Status::Ok => lease.reply(&outcome).to_vec(),
+            _ => outcome.message,
         };
-        if let Ok(reply) = &reply {
-            charge(caller, reply.len() as u64 * BYTE).await?;
-        }
-        Ok(reply)
+        Ok(Answer { status: outcome.status, fuel: outcome.fuel.0, reply })
     }
 }
 
@@ -274,7 +320,7 @@ async fn kv_get(mut caller: Guests<'_>, key: u32, key_len: u32) -> wasmtime::Res
     charge(&mut caller, HOST_CALL + STATE_READ + u64::from(key_len) * BYTE).await?;
     let key = state_key(&mut caller, key, key_len)?;
     let state = state(&mut caller).await?;
-    match host_fault(state.value(&key))? {
+    match state.value(&key)? {
         Some(value) => {
             let len = i64::try_from(value.len()).unwrap_or(0);
             state.found = value;
@@ -306,14 +352,14 @@ async fn kv_set(
         return Err(Stop::OverLimit.into());
     }
     let value = read(&mut caller, value, value_len)?;
-    let fits = host_fault(state(&mut caller).await?.set(key, value))?;
+    let fits = state(&mut caller).await?.set(key, value)?;
     Ok(u32::from(!fits))
 }
 
 async fn kv_delete(mut caller: Guests<'_>, key: u32, key_len: u32) -> wasmtime::Result<u32> {
     charge(&mut caller, HOST_CALL + STATE_WRITE + u64::from(key_len) * STATE_BYTE).await?;
     let key = state_key(&mut caller, key, key_len)?;
-    let existed = host_fault(state(&mut caller).await?.delete(key))?;
+    let existed = state(&mut caller).await?.delete(key)?;
     Ok(u32::from(existed))
 }
 
@@ -337,20 +383,21 @@ async fn state<'a>(caller: &'a mut Guests<'_>) -> wasmtime::Result<&'a mut State
         charge(caller, STATE_TAKE).await?;
         let guest = caller.data();
         let gauge = Arc::clone(&guest.gauge);
+        let begin = StateCall::begin(state, guest.call.tape.clone());
         let begun = if guest.call.depth == 0 {
-            wait(&gauge, StateCall::begin(state)).await
+            wait(&gauge, begin).await?
         } else {
-            let begun = wait(&gauge, timeout(NESTED_WAIT_MAX, StateCall::begin(state))).await;
-            begun.map_err(|_| wasmtime::Error::from(Stop::OverLimit))?
+            match wait(&gauge, timeout(NESTED_WAIT_MAX, begin)).await {
+                Ok(begun) => begun?,
+                Err(_) => {
+                    caller.data().call.spoil(Flaw::StateRefused);
+                    return Err(Stop::OverLimit.into());
+                }
+            }
         };
-        let begun = host_fault(begun)?;
         caller.data_mut().call.state = Some(begun);
     }
     caller.data_mut().call.state.as_mut().ok_or_else(|| Stop::HostFault.into())
-}
-
-fn host_fault<T>(result: Result<T, StateError>) -> wasmtime::Result<T> {
-    result.map_err(|error| wasmtime::Error::from(Stop::HostFault).context(error))
 }
 
 fn read(caller: &mut Guests<'_>, ptr: u32, len: u32) -> wasmtime::Result<Vec<u8>> {

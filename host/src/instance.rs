@@ -13,6 +13,8 @@ use crate::guest::{Guest, Link};
 use crate::limits::{SLICE_FUEL, START_FUEL_MAX};
 use crate::meter::{Gauge, Metered, StopHandle};
 use crate::price::{CALL, FRAME_BYTE};
+use crate::record::{CallRecord, Draft};
+use crate::tape::Tape;
 use crate::turns::Permit;
 
 /// What `cell_receive` returns for a request that is not a valid input.
@@ -36,12 +38,24 @@ pub struct CallSpec {
     pub stop: StopHandle,
     pub(crate) depth: u32,
     pub(crate) chain: Option<Arc<Link>>,
+    /// What the call learns from outside, if it is recorded or played.
+    pub(crate) tape: Option<Tape>,
 }
 
 impl CallSpec {
     /// A call from outside.
     pub const fn new(payer: AccountId, fuel: Fuel, deadline: Instant, stop: StopHandle) -> Self {
-        Self { payer, caller: 0, fuel, began: None, deadline, stop, depth: 0, chain: None }
+        Self {
+            payer,
+            caller: 0,
+            fuel,
+            began: None,
+            deadline,
+            stop,
+            depth: 0,
+            chain: None,
+            tape: None,
+        }
     }
 }
 
@@ -58,6 +72,8 @@ pub struct Outcome {
     /// The payload of a reply whose status is not `Ok`: an encoded reject, or what the status alone
     /// does not say.
     pub message: Vec<u8>,
+    /// What receipts say of it and of calls it made, if their cells keep receipts.
+    pub records: Vec<CallRecord>,
     /// Where in the instance's memory an `Ok` reply lies.
     reply: (usize, usize),
 }
@@ -93,6 +109,8 @@ pub struct Lease {
     instance: Option<Box<Instance>>,
     mailbox: (usize, usize),
     limit: u64,
+    /// The call's record, if its cell keeps receipts.
+    draft: Option<Box<Draft>>,
     /// The last call ended in a way that leaves the instance as if it had not happened.
     clean: bool,
     // Released after the instance went back, so that who waits for it finds it.
@@ -112,6 +130,7 @@ impl Lease {
             instance: Some(instance),
             mailbox: (0, 0),
             limit: 0,
+            draft: None,
             clean: true,
             _permit: permit,
         }
@@ -125,7 +144,23 @@ impl Lease {
     /// Starts a call: asks the guest for a mailbox of this many bytes.
     ///
     /// After `Ok`, fill [`request_mut`](Self::request_mut) and go on with [`finish`](Self::finish).
-    pub async fn begin(&mut self, spec: CallSpec, request_bytes: u32) -> Result<(), Outcome> {
+    pub async fn begin(&mut self, mut spec: CallSpec, request_bytes: u32) -> Result<(), Outcome> {
+        if let Some(instance) = self.instance.as_deref_mut() {
+            // It runs since the instance started.
+            spec.tape = instance.store.data_mut().call.tape.take();
+        }
+        if self.cell.options().receipts {
+            spec.tape.get_or_insert_with(Tape::recording);
+        }
+        self.draft = spec.tape.clone().map(|tape| {
+            let (receptor, json, input) = (0, false, Vec::new());
+            Box::new(Draft { tape, receptor, json, input_bytes: request_bytes, input })
+        });
+        let begun = self.ask_for_mailbox(spec, request_bytes).await;
+        begun.map_err(|outcome| self.with_record(outcome))
+    }
+
+    async fn ask_for_mailbox(&mut self, spec: CallSpec, request_bytes: u32) -> Result<(), Outcome> {
         // One more than the limit: wasm traps when the counter reaches zero, and a call that
         // burns exactly its limit must succeed.
         self.limit = spec.fuel.0.min(i64::MAX.unsigned_abs() - 1);
@@ -160,6 +195,17 @@ impl Lease {
 
     /// Runs the receptor on the request in the mailbox.
     pub async fn finish(&mut self, receptor: u16, json: bool) -> Outcome {
+        if let Some(mut draft) = self.draft.take() {
+            (draft.receptor, draft.json) = (receptor, json);
+            // The guest may write over it.
+            draft.input = self.request_mut().to_vec();
+            self.draft = Some(draft);
+        }
+        let outcome = self.answer(receptor, json).await;
+        self.with_record(outcome)
+    }
+
+    async fn answer(&mut self, receptor: u16, json: bool) -> Outcome {
         let (start, end) = self.mailbox;
         let Some(instance) = self.instance.as_deref_mut() else {
             return Outcome::failed(Status::HostFault, "the lease has no instance");
@@ -179,7 +225,15 @@ impl Lease {
 
     /// Ends a begun call whose request will not come; what the guest burned for its mailbox is due.
     pub fn abandon(&mut self) -> Outcome {
-        self.settle(Status::Cancelled, Vec::new())
+        let outcome = self.settle(Status::Cancelled, Vec::new());
+        self.with_record(outcome)
+    }
+
+    fn with_record(&mut self, mut outcome: Outcome) -> Outcome {
+        if let Some(draft) = self.draft.take() {
+            outcome.records.extend(draft.end(self, self.limit, &outcome));
+        }
+        outcome
     }
 
     /// The bytes of an `Ok` reply, in the instance's memory.
@@ -242,6 +296,7 @@ impl Lease {
         };
         let burned = instance.burned(self.limit);
         let callees = std::mem::take(&mut instance.store.data_mut().call.callees);
+        let records = std::mem::take(&mut instance.store.data_mut().call.records);
         let grown = instance.memory.size(&instance.store) != instance.pages;
         instance.store.data_mut().call.state = None;
         if status == Status::HostFault {
@@ -257,12 +312,13 @@ impl Lease {
                 fuel,
                 callees,
                 message: Vec::new(),
+                records,
                 reply: (0, 0),
             };
         }
         self.cell.count_end(status, &message);
         self.clean = matches!(status, Status::Ok | Status::Rejected | Status::BadRequest) && !grown;
-        Outcome { status, fuel: Fuel(burned), callees, message, reply: (0, 0) }
+        Outcome { status, fuel: Fuel(burned), callees, message, records, reply: (0, 0) }
     }
 }
 
@@ -282,6 +338,7 @@ impl Outcome {
             fuel: Fuel::ZERO,
             callees: Vec::new(),
             message: message.into(),
+            records: Vec::new(),
             reply: (0, 0),
         }
     }
@@ -320,8 +377,12 @@ pub(crate) struct Instance {
 
 impl Instance {
     /// Instantiates and initialises; what that burns is bounded but not billed.
-    pub(crate) async fn start(cell: &Arc<Cell>) -> Result<Box<Self>, LoadError> {
+    pub(crate) async fn start(
+        cell: &Arc<Cell>,
+        tape: Option<Tape>,
+    ) -> Result<Box<Self>, LoadError> {
         let mut store = Store::new(cell.sandbox().engine(), Guest::of_cell(Arc::clone(cell)));
+        store.data_mut().call.tape = tape;
         store.limiter(|guest| guest);
         let started = |e: wasmtime::Error| {
             if e.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {

@@ -16,7 +16,8 @@ use crate::instance::arm;
 use crate::limits::{Limits, START_FUEL_MAX};
 use crate::meter::{Metered, StopHandle};
 use crate::price;
-use crate::stdio::Stream;
+use crate::stdio::{Digest, Stream};
+use crate::tape::{Flaw, Tape};
 
 /// A directory of the host that a job may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +51,39 @@ pub struct Job {
     pub limits: Limits,
     /// Stops it from outside.
     pub stop: StopHandle,
+    /// Whether what it learns is kept, or comes from a tape.
+    pub tape: JobTape,
+}
+
+/// What becomes of all that a job learns from outside; see [`tape`](crate::tape).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum JobTape {
+    /// Nothing.
+    #[default]
+    None,
+    /// It is recorded.
+    Record,
+    /// It comes from here, and what the job reads and writes goes nowhere.
+    Play(Vec<u8>),
+}
+
+/// What a tape says of a job that ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum JobTrace {
+    /// Nothing was recorded.
+    None,
+    /// The tape, or why there is none that would do.
+    Recorded(Result<Vec<u8>, Flaw>),
+    /// It was played.
+    Played {
+        /// Bytes and hash of what the job read from standard input.
+        input: (u64, [u8; 32]),
+        /// The same of what it wrote to standard output.
+        output: (u64, [u8; 32]),
+        /// The job asked for other things than the tape has.
+        diverged: bool,
+    },
 }
 
 /// How a job ended.
@@ -80,6 +114,8 @@ pub struct JobOutcome {
     pub fuel: Fuel,
     /// Largest size of its memory, in bytes.
     pub memory_bytes_peak: u64,
+    /// What was recorded, or how the tape fitted.
+    pub trace: JobTrace,
 }
 
 impl Job {
@@ -112,6 +148,8 @@ impl Job {
         arm(&mut store, START_FUEL_MAX).map_err(started)?;
         let instance = linked.instantiate_async(&mut store).await.map_err(started)?;
         store.data_mut().started = true;
+        let tape = self.tape();
+        store.data_mut().call.tape.clone_from(&tape);
         let main = instance
             .get_typed_func::<(), ()>(&mut store, "_start")
             .map_err(|_| LoadError::MissingExport { name: "_start", expected: "() -> ()" })?;
@@ -121,7 +159,25 @@ impl Job {
             let guest = pin!(main.call_async(&mut store, ()));
             Metered { guest, gauge: &gauge, stop: &self.stop }.await
         };
-        Ok(outcome(&store, result, start, fuel))
+        let mut outcome = outcome(&store, result, start, fuel);
+        if let Some(tape) = tape {
+            outcome.trace = trace(&tape, &outcome.end);
+        }
+        Ok(outcome)
+    }
+
+    fn tape(&self) -> Option<Tape> {
+        match &self.tape {
+            JobTape::None => None,
+            JobTape::Play(tape) => Some(Tape::playing(tape.clone())),
+            JobTape::Record => {
+                let tape = Tape::recording();
+                if !self.directories.is_empty() {
+                    tape.spoil(Flaw::Directories);
+                }
+                Some(tape)
+            }
+        }
     }
 
     fn wasi(&self) -> Result<wasmtime_wasi::p1::WasiP1Ctx, LoadError> {
@@ -144,6 +200,24 @@ impl Job {
         }
         Ok(builder.build_p1())
     }
+}
+
+fn trace(tape: &Tape, end: &JobEnd) -> JobTrace {
+    if tape.is_playing() {
+        let fault = matches!(end, JobEnd::Stopped { status: Status::HostFault, .. });
+        let digest = |digest: &Digest| (digest.bytes(), digest.hash());
+        let diverged = fault || !tape.is_over();
+        return tape.with_streams(|streams| JobTrace::Played {
+            input: digest(&streams.input),
+            output: digest(&streams.output),
+            diverged,
+        });
+    }
+    if matches!(end, JobEnd::Stopped { status: Status::TimedOut | Status::Cancelled, .. }) {
+        tape.spoil(Flaw::Stopped);
+    }
+    let (tape, flaw) = tape.take();
+    JobTrace::Recorded(flaw.map_or(Ok(tape), Err))
 }
 
 fn outcome(
@@ -171,5 +245,5 @@ fn outcome(
         (end, burned)
     };
     let memory_bytes_peak = u64::try_from(store.data().memory_bytes_peak()).unwrap_or(u64::MAX);
-    JobOutcome { end, fuel: Fuel(start + burned), memory_bytes_peak }
+    JobOutcome { end, fuel: Fuel(start + burned), memory_bytes_peak, trace: JobTrace::None }
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::OwnedMutexGuard;
 
+use crate::error::Stop;
 use crate::limits::STATE_WRITTEN_BYTES_MAX;
+use crate::tape::{Event, Tape};
 
 /// A failure of the store that keeps the state; the caller gets `HostFault` and pays nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -83,19 +85,26 @@ pub(crate) struct StateCall {
     written: u64,
     /// The value that the last read found, until the guest fetches it.
     pub(crate) found: Vec<u8>,
+    tape: Option<Tape>,
     _turn: OwnedMutexGuard<()>,
 }
 
 impl StateCall {
     /// Waits for the cell's state and takes it until the call ends.
-    pub(crate) async fn begin(state: CellState) -> Result<Self, StateError> {
+    pub(crate) async fn begin(state: CellState, tape: Option<Tape>) -> wasmtime::Result<Self> {
         let turn = state.turn.lock_owned().await;
-        let bytes = loop {
-            match state.store.begin()? {
+        let mut bytes = loop {
+            match state.store.begin().map_err(host_fault)? {
                 Some(bytes) => break bytes,
                 None => tokio::time::sleep(ASK_AGAIN).await,
             }
         };
+        if let Some(tape) = &tape {
+            tape.record(Event::State, &[&bytes.to_le_bytes()]);
+            if let Some(played) = tape.play(Event::State)? {
+                bytes = u64::from_le_bytes(played.try_into().map_err(|_| Stop::Diverged)?);
+            }
+        }
         Ok(Self {
             store: state.store,
             writes: Writes::new(),
@@ -103,19 +112,36 @@ impl StateCall {
             bytes_max: state.bytes_max,
             written: 0,
             found: Vec::new(),
+            tape,
             _turn: turn,
         })
     }
 
-    pub(crate) fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+    pub(crate) fn value(&self, key: &[u8]) -> wasmtime::Result<Option<Vec<u8>>> {
         match self.writes.get(key) {
             Some(written) => Ok(written.clone()),
-            None => self.store.value(key),
+            None => self.committed(key),
         }
     }
 
+    fn committed(&self, key: &[u8]) -> wasmtime::Result<Option<Vec<u8>>> {
+        let Some(tape) = &self.tape else { return self.store.value(key).map_err(host_fault) };
+        if let Some(played) = tape.play(Event::Value)? {
+            return match played.split_first() {
+                Some((1, value)) => Ok(Some(value.to_vec())),
+                _ => Ok(None),
+            };
+        }
+        let value = self.store.value(key).map_err(host_fault)?;
+        tape.record(
+            Event::Value,
+            &[&[u8::from(value.is_some())], value.as_deref().unwrap_or_default()],
+        );
+        Ok(value)
+    }
+
     /// Sets a value; `false` if the state would grow past its quota.
-    pub(crate) fn set(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<bool, StateError> {
+    pub(crate) fn set(&mut self, key: Vec<u8>, value: Vec<u8>) -> wasmtime::Result<bool> {
         let before = self.value(&key)?.map_or(0, |old| (key.len() + old.len()) as u64);
         let written = (key.len() + value.len()) as u64;
         let bytes = self.bytes.saturating_sub(before) + written;
@@ -134,13 +160,13 @@ impl StateCall {
     }
 
     /// Deletes a key; `false` if it had no value.
-    pub(crate) fn delete(&mut self, key: Vec<u8>) -> Result<bool, StateError> {
+    pub(crate) fn delete(&mut self, key: Vec<u8>) -> wasmtime::Result<bool> {
         let Some(old) = self.value(&key)? else {
             return Ok(false);
         };
         self.bytes = self.bytes.saturating_sub((key.len() + old.len()) as u64);
         // A key that only this call ever had leaves nothing to delete.
-        if self.store.value(&key)?.is_some() {
+        if self.committed(&key)?.is_some() {
             self.writes.insert(key, None);
         } else {
             self.writes.remove(&key);
@@ -151,6 +177,10 @@ impl StateCall {
     pub(crate) fn commit(self) -> Result<(), StateError> {
         if self.writes.is_empty() { Ok(()) } else { self.store.commit(&self.writes) }
     }
+}
+
+fn host_fault(error: StateError) -> wasmtime::Error {
+    wasmtime::Error::from(Stop::HostFault).context(error)
 }
 
 impl Drop for StateCall {

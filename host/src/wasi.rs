@@ -13,6 +13,7 @@ use crate::gate::offered::{I32, I64, Offered};
 use crate::guest::Guest;
 use crate::meter::{charge, wait};
 use crate::price::{BYTE, HOST_CALL, RANDOM_BYTE, SYSTEM_CALL};
+use crate::tape::WasiCall;
 
 pub(crate) const MODULE: &str = "wasi_snapshot_preview1";
 
@@ -48,12 +49,26 @@ macro_rules! functions {
                     };
                     charge(&mut caller, price).await?;
                     let (bytes, guest) = memory.data_and_store_mut(&mut caller);
+                    let tape = guest.call.tape.clone();
+                    let wasi_call =
+                        WasiCall { name: stringify!($name), arguments: &[$(i64::from($arg)),*] };
+                    if let Some(tape) = &tape
+                        && let Some(errno) = wasi_call.play(tape, bytes)?
+                    {
+                        return Ok(errno);
+                    }
                     let gauge = std::sync::Arc::clone(&guest.gauge);
                     let host_call_bytes_max = guest.limits.host_call_bytes_max;
                     let wasi = guest.wasi();
                     wasi.set_hostcall_fuel(host_call_bytes_max);
-                    let mut bytes = GuestMemory::Unshared(bytes);
-                    functions!(@call $($await)? gauge, preview1::$name(wasi, &mut bytes, $($arg),*))
+                    let answer = {
+                        let mut bytes = GuestMemory::Unshared(&mut *bytes);
+                        functions!(@call $($await)? gauge, preview1::$name(wasi, &mut bytes, $($arg),*))
+                    };
+                    if let Some(tape) = &tape {
+                        wasi_call.record(tape, bytes, &answer);
+                    }
+                    answer
                 }),
             )?;)*
             Ok(())

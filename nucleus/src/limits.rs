@@ -82,6 +82,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Limit> {
         cell_host::artefact::LIMITS,
         cell_host::limits::LIMITS,
         cell_host::WASI_LIMITS,
+        cell_host::tape::LIMITS,
         crate::worker::limits::LIMITS,
         crate::manifest::LIMITS,
         crate::daemon::limits::LIMITS,

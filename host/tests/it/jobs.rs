@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use cell_abi::{Fuel, Status};
 use cell_host::stdio::Stream;
-use cell_host::{Job, JobEnd, JobOutcome, Limits, StopHandle};
+use cell_host::{Job, JobEnd, JobOutcome, JobTape, Limits, StopHandle};
 
 use crate::support::{module, sandbox};
 
@@ -47,6 +47,7 @@ fn run(body: &str, input: &[u8], fuel: u64) -> (JobOutcome, Vec<u8>) {
             fuel: Fuel(fuel),
             limits: Limits::JOB,
             stop: StopHandle::new(),
+            tape: JobTape::None,
         };
         job.run(&sandbox(), &module(&command(body))).await.unwrap()
     });

@@ -10,5 +10,6 @@ mod fuel;
 mod gate;
 mod jobs;
 mod limits;
+mod replay;
 mod state;
 mod support;
