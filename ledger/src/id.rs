@@ -81,6 +81,15 @@ id! {
     EntryHash
 }
 
+id! {
+    /// A receipt, and all receipts before it in its chain.
+    ReceiptHash
+}
+id! {
+    /// BLAKE3 of bytes, or the root of a tree of such hashes.
+    ContentHash
+}
+
 /// BLAKE3 over parts with each one's length before it, so that no two lists of parts read alike.
 pub(crate) fn digest(domain: &str, parts: &[&[u8]]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();

@@ -1,6 +1,6 @@
 //! Cell's book of who owns what: a double-entry, append-only, zero-sum ledger in nano-ATP with two-phase holds.
 //!
-//! It deliberately knows no prices, no wasm and no keys: it neither decides what a call costs nor who may ask.
+//! It deliberately knows no prices, no wasm and no key of its own: it neither decides what a call costs nor who may ask.
 //!
 //! * Every movement has a debit and a credit, so the sum over all accounts is always zero. Only the *issuer*,
 //!   named when the ledger is created, may go negative; how far it is below zero is the money in circulation.
@@ -8,6 +8,8 @@
 //!   used id is refused before anything else is looked at. So after any failure: ask again.
 //! * Every applied command is one row of a hash-chained [`journal`]; [`LedgerStore::verify`] folds it from
 //!   scratch and compares. A rewrite of the whole file is told only by a head hash kept elsewhere.
+//!
+//! Beside the books, [`receipts`] say what was billed for which call, signed, so that a payer can check it.
 //!
 //! The parts: [`command`] is what can be asked, [`rules`] decides, a [`LedgerStore`] holds the data
 //! ([`SqliteStore`], [`PostgresStore`], [`MemoryStore`]), [`Ledger`] is the handle a program shares, [`verify`] is the audit.
@@ -67,6 +69,7 @@ pub mod memory;
 pub mod postgres;
 #[cfg(any(test, feature = "conformance"))]
 pub mod private_server;
+pub mod receipts;
 pub mod rules;
 pub mod sqlite;
 pub mod store;
@@ -74,7 +77,7 @@ pub mod verify;
 
 pub use command::{Command, Hold, Outcome, Payment, Settle, Transfer};
 pub use error::{LedgerError, VerifyError};
-pub use id::{EntryHash, HoldId, SessionId, TransferId};
+pub use id::{ContentHash, EntryHash, HoldId, ReceiptHash, SessionId, TransferId};
 pub use journal::Entry;
 pub use ledger::{Clock, Ledger, LedgerOptions, SystemClock};
 pub use memory::MemoryStore;

@@ -1,0 +1,440 @@
+//! What was billed for which call: leaves, and signed receipts over them.
+//!
+//! Receipts of one payer, one cell, one engine and one price list are a *chain*: each counts on from the
+//! one before and holds its hash. Counters are cumulative, and the charge follows from them, so the
+//! latest receipt alone says what is owed. Under each receipt hang *leaves*, one for each of its calls,
+//! in a [`merkle`] tree whose root the receipt holds.
+//!
+//! What is hashed and signed is a value's JSON: its fields in the order they are declared here, without
+//! spaces. It deliberately does not run anything again: who can run wasm compares with a [`Leaf`].
+
+pub mod merkle;
+mod store;
+
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use cell_abi::{AccountId, CellHash, EngineId};
+use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use serde::{Deserialize, Serialize};
+
+use crate::id::digest;
+use crate::{ContentHash, ReceiptHash};
+pub use store::{Filter, KeptCall, ReceiptStore, StoreError};
+
+/// The version of the format that this program writes and reads.
+pub const VERSION: u32 = 1;
+/// What a signature is over besides the receipt: no other signed object reads alike.
+const SIGNED: &[u8] = b"cell/receipt/v1\0";
+/// The dimension that every call has.
+pub const FUEL: &str = "fuel";
+
+/// So much of each dimension, by its name.
+pub type Counters = BTreeMap<String, u64>;
+
+/// One call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Leaf {
+    /// Its number within its chain, from 1.
+    pub call: u64,
+    /// BLAKE3 of the code that ran.
+    #[serde(with = "text")]
+    pub cell_hash: CellHash,
+    /// Which receptor, by its place in the cell's interface.
+    pub receptor: u16,
+    /// By way of the JSON adapter.
+    pub json: bool,
+    /// Memory that the instance might have, in MiB.
+    pub memory_mb_max: u32,
+    /// State that the cell might have, in MiB.
+    pub state_mb_max: u32,
+    /// The most it might burn, callees included.
+    pub fuel_max: u64,
+    /// What it burned, callees included.
+    pub fuel: u64,
+    /// What it is billed for, by dimension; `fuel` is without callees, which have leaves of their own.
+    pub billed: Counters,
+    /// How it ended: a status of the wire protocol.
+    pub status: u32,
+    /// Bytes of the request.
+    pub input_bytes: u64,
+    /// BLAKE3 of the request, or of nothing if it did not come.
+    #[serde(with = "text")]
+    pub input_hash: ContentHash,
+    /// Bytes of the reply, or of the message of a call that failed.
+    pub output_bytes: u64,
+    /// BLAKE3 of those.
+    #[serde(with = "text")]
+    pub output_hash: ContentHash,
+    /// Bytes of the tape: what it learned from clocks, randomness, state and other cells.
+    pub tape_bytes: u64,
+    /// BLAKE3 of the tape.
+    #[serde(with = "text")]
+    pub tape_hash: ContentHash,
+    /// Why running it again would not tell, if so.
+    pub not_checkable: Option<String>,
+}
+
+/// A price: so many nano-ATP for so many of a dimension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rate {
+    /// Nano-ATP.
+    pub nano_atp: u64,
+    /// For so many; never 0.
+    pub per: u64,
+}
+
+/// What the calls of a chain have cost so far.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Receipt {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Who ran the calls and signs: an Ed25519 public key.
+    #[serde(with = "text")]
+    pub node: AccountId,
+    /// Who pays.
+    #[serde(with = "text")]
+    pub payer: AccountId,
+    /// The cell's name.
+    pub cell: String,
+    /// Who earns.
+    #[serde(with = "text")]
+    pub payee: AccountId,
+    /// What fuel counts depend on.
+    #[serde(with = "text")]
+    pub engine_id: EngineId,
+    /// The price of each dimension.
+    pub rates: BTreeMap<String, Rate>,
+    /// Its place in its chain, from 1.
+    pub sequence: u64,
+    /// The receipt before it; zeros for the first.
+    #[serde(with = "text")]
+    pub previous: ReceiptHash,
+    /// The first of its calls.
+    pub first_call: u64,
+    /// The last.
+    pub last_call: u64,
+    /// Of all calls of the chain so far.
+    pub counters: Counters,
+    /// What all of them cost, in nano-ATP.
+    pub charge_nano_atp: u64,
+    /// Root over the leaves of its calls.
+    #[serde(with = "text")]
+    pub leaves_root: ContentHash,
+    /// When it was signed, in milliseconds since 1970, by the node's clock.
+    pub time_ms: u64,
+    /// Ed25519, by `node`, as 128 hexadecimal digits.
+    pub signature: String,
+}
+
+/// What is wrong with a receipt, or with what is said to belong to it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReceiptError {
+    /// It is of another version.
+    #[error("it is a receipt of version {0}, this program knows {VERSION}")]
+    Version(u32),
+    /// The signature is not the node's, or not of this receipt.
+    #[error("the signature is not the node's over this receipt: something in it was changed")]
+    Signature,
+    /// Calls or sequence do not make sense.
+    #[error("calls {0} to {1} are no range")]
+    Calls(u64, u64),
+    /// The charge does not follow from counters and prices.
+    #[error("its counters at its prices make {expected} nano-ATP, it charges {charged}")]
+    Charge {
+        /// What they make.
+        expected: u128,
+        /// What it says.
+        charged: u64,
+    },
+    /// A dimension without a price, or a price that divides by nothing.
+    #[error("there is no price for `{0}`")]
+    Price(String),
+    /// The leaves are not those it was signed over.
+    #[error("the leaves are not those that the receipt was signed over")]
+    Leaves,
+    /// A leaf is not the one in its place.
+    #[error("leaf {0} is not where it should be")]
+    LeafOrder(u64),
+    /// The leaves do not add up to what the receipt counts.
+    #[error("the leaves make {leaves} of `{dimension}`, the receipt counts {receipt}")]
+    Sum {
+        /// Of what.
+        dimension: String,
+        /// By the leaves.
+        leaves: u128,
+        /// By the receipt, since the one before it.
+        receipt: u128,
+    },
+    /// It does not follow the receipt before it.
+    #[error("it does not follow receipt {0}: {1}")]
+    Chain(u64, &'static str),
+}
+
+impl Leaf {
+    /// What a tree of leaves is made of.
+    pub fn hash(&self) -> ContentHash {
+        merkle::leaf(&json(self))
+    }
+}
+
+impl Receipt {
+    /// The receipt for these further calls of a chain: counts on from `last`, and is signed.
+    ///
+    /// `terms` has everything that names the chain; its counters and the rest are not looked at.
+    pub fn issue(
+        terms: &Terms,
+        last: Option<&Self>,
+        leaves: &[Leaf],
+        key: &SigningKey,
+    ) -> Result<Self, ReceiptError> {
+        let mut counters = last.map_or_else(Counters::new, |last| last.counters.clone());
+        for leaf in leaves {
+            for (dimension, amount) in &leaf.billed {
+                let counter = counters.entry(dimension.clone()).or_default();
+                *counter = counter.saturating_add(*amount);
+            }
+        }
+        let first_call = last.map_or(1, |last| last.last_call + 1);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut this = Self {
+            version: VERSION,
+            node: AccountId::from_bytes(key.verifying_key().to_bytes()),
+            payer: terms.payer,
+            cell: terms.cell.clone(),
+            payee: terms.payee,
+            engine_id: terms.engine_id,
+            rates: terms.rates.clone(),
+            sequence: last.map_or(1, |last| last.sequence + 1),
+            previous: last.map_or(ReceiptHash::from_bytes([0; 32]), Self::hash),
+            first_call,
+            last_call: first_call + (leaves.len() as u64).saturating_sub(1),
+            charge_nano_atp: 0,
+            counters,
+            leaves_root: root(leaves),
+            time_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            signature: String::new(),
+        };
+        let charge = this.charge()?;
+        this.charge_nano_atp = u64::try_from(charge)
+            .map_err(|_| ReceiptError::Charge { expected: charge, charged: u64::MAX })?;
+        this.signature = hex(&key.sign(&this.signed()).to_bytes());
+        Ok(this)
+    }
+
+    /// What names its chain.
+    pub fn terms(&self) -> Terms {
+        Terms {
+            payer: self.payer,
+            cell: self.cell.clone(),
+            payee: self.payee,
+            engine_id: self.engine_id,
+            rates: self.rates.clone(),
+        }
+    }
+
+    /// The hash that the next receipt holds.
+    pub fn hash(&self) -> ReceiptHash {
+        ReceiptHash::from_bytes(digest("cell/receipt/v1/hash", &[&json(self)]))
+    }
+
+    /// Checks all that can be checked by the receipt alone: signature, calls, charge.
+    pub fn check(&self) -> Result<(), ReceiptError> {
+        if self.version != VERSION {
+            return Err(ReceiptError::Version(self.version));
+        }
+        let key =
+            VerifyingKey::from_bytes(self.node.as_bytes()).map_err(|_| ReceiptError::Signature)?;
+        let signature = unhex::<64>(&self.signature).ok_or(ReceiptError::Signature)?;
+        key.verify_strict(&self.signed(), &Signature::from_bytes(&signature))
+            .map_err(|_| ReceiptError::Signature)?;
+        if self.first_call == 0 || self.last_call < self.first_call || self.sequence == 0 {
+            return Err(ReceiptError::Calls(self.first_call, self.last_call));
+        }
+        let expected = self.charge()?;
+        if expected != u128::from(self.charge_nano_atp) {
+            return Err(ReceiptError::Charge { expected, charged: self.charge_nano_atp });
+        }
+        Ok(())
+    }
+
+    /// Checks that it counts on from the receipt before it, or is the first.
+    pub fn check_follows(&self, before: Option<&Self>) -> Result<(), ReceiptError> {
+        let Some(before) = before else {
+            let is_first = self.sequence == 1
+                && self.first_call == 1
+                && self.previous == ReceiptHash::from_bytes([0; 32]);
+            return if is_first {
+                Ok(())
+            } else {
+                Err(ReceiptError::Chain(0, "it is not the first"))
+            };
+        };
+        let wrong = |what| Err(ReceiptError::Chain(before.sequence, what));
+        if before.sequence.checked_add(1) != Some(self.sequence) {
+            return wrong("one is missing");
+        }
+        if self.previous != before.hash() {
+            return wrong("it names another one");
+        }
+        if before.node != self.node || before.terms() != self.terms() {
+            return wrong("it is of another chain");
+        }
+        if before.last_call.checked_add(1) != Some(self.first_call) {
+            return wrong("calls are missing");
+        }
+        if before.counters.iter().any(|(name, count)| self.counters.get(name) < Some(count)) {
+            return wrong("it counts less");
+        }
+        Ok(())
+    }
+
+    /// Checks that these are its leaves, and that they make what it counts since the one before it.
+    pub fn check_leaves(&self, before: Option<&Self>, leaves: &[Leaf]) -> Result<(), ReceiptError> {
+        if let Some((call, _)) =
+            (self.first_call..=self.last_call).zip(leaves).find(|(call, leaf)| leaf.call != *call)
+        {
+            return Err(ReceiptError::LeafOrder(call));
+        }
+        let count = (self.last_call - self.first_call).checked_add(1);
+        if count != Some(leaves.len() as u64) || root(leaves) != self.leaves_root {
+            return Err(ReceiptError::Leaves);
+        }
+        for (dimension, count) in &self.counters {
+            let earlier = before.and_then(|before| before.counters.get(dimension)).unwrap_or(&0);
+            let of_leaf = |leaf: &Leaf| u128::from(*leaf.billed.get(dimension).unwrap_or(&0));
+            let leaves: u128 = leaves.iter().map(of_leaf).sum();
+            let receipt = u128::from(count.saturating_sub(*earlier));
+            if leaves != receipt {
+                return Err(ReceiptError::Sum { dimension: dimension.clone(), leaves, receipt });
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that this leaf hangs under it.
+    pub fn check_leaf(&self, leaf: &Leaf, path: &[ContentHash]) -> Result<(), ReceiptError> {
+        if !(self.first_call..=self.last_call).contains(&leaf.call) {
+            return Err(ReceiptError::LeafOrder(leaf.call));
+        }
+        let count = self.last_call - self.first_call + 1;
+        match merkle::root_by_path(leaf.hash(), leaf.call - self.first_call, count, path) {
+            Some(root) if root == self.leaves_root => Ok(()),
+            _ => Err(ReceiptError::LeafOrder(leaf.call)),
+        }
+    }
+
+    /// What the counters cost at its prices, each dimension rounded down.
+    fn charge(&self) -> Result<u128, ReceiptError> {
+        let price = |(dimension, count): (&String, &u64)| {
+            let rate = self.rates.get(dimension).filter(|rate| rate.per > 0);
+            let rate = rate.ok_or_else(|| ReceiptError::Price(dimension.clone()))?;
+            Ok(u128::from(*count) * u128::from(rate.nano_atp) / u128::from(rate.per))
+        };
+        self.counters.iter().map(price).sum()
+    }
+
+    fn signed(&self) -> Vec<u8> {
+        let unsigned = Self { signature: String::new(), ..self.clone() };
+        [SIGNED, &json(&unsigned)].concat()
+    }
+}
+
+/// Everything that names a chain of receipts, besides who signs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    /// Who pays.
+    pub payer: AccountId,
+    /// For calls of which cell.
+    pub cell: String,
+    /// Who earns.
+    pub payee: AccountId,
+    /// What fuel counts depend on.
+    pub engine_id: EngineId,
+    /// The price of each dimension.
+    pub rates: BTreeMap<String, Rate>,
+}
+
+impl Terms {
+    /// The chain's name.
+    pub fn chain(&self) -> ContentHash {
+        let parts: [&[u8]; 5] = [
+            self.payer.as_bytes(),
+            self.cell.as_bytes(),
+            self.payee.as_bytes(),
+            self.engine_id.as_bytes(),
+            &json(&self.rates),
+        ];
+        ContentHash::derive("cell/receipt/v1/chain", &parts)
+    }
+}
+
+/// BLAKE3 of bytes.
+pub fn content_hash(bytes: &[u8]) -> ContentHash {
+    ContentHash::from_bytes(*blake3::hash(bytes).as_bytes())
+}
+
+fn root(leaves: &[Leaf]) -> ContentHash {
+    merkle::root(&leaves.iter().map(Leaf::hash).collect::<Vec<_>>())
+}
+
+/// The JSON that stands for a value: without spaces, fields as declared.
+fn json<T: Serialize>(value: &T) -> Vec<u8> {
+    // Numbers, texts and maps with text keys can always be written.
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// The bytes that these hexadecimal digits stand for.
+pub fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    let pair = |pair: &[u8]| match *pair {
+        [high, low] => u8::try_from(digit(high)? << 4 | digit(low)?).ok(),
+        _ => None,
+    };
+    text.as_bytes().chunks(2).map(pair).collect()
+}
+
+fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    from_hex(text)?.try_into().ok()
+}
+
+/// Values that are one text, in JSON.
+pub mod text {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    /// Writes the value as its text.
+    pub fn serialize<T: Display, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(value)
+    }
+
+    /// Reads the value from its text.
+    pub fn deserialize<'de, T, D>(from: D) -> Result<T, D::Error>
+    where
+        T: FromStr,
+        T::Err: Display,
+        D: Deserializer<'de>,
+    {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests;
