@@ -22,6 +22,10 @@ pub struct CallRecord {
     pub receptor: u16,
     /// By way of the JSON adapter.
     pub json: bool,
+    /// Linear memory that its instance might have.
+    pub memory_bytes_max: u64,
+    /// State that its cell might have.
+    pub state_bytes_max: u64,
     /// The most it might burn, callees included.
     pub limit: Fuel,
     /// What it burned, callees included.
@@ -72,6 +76,8 @@ impl Draft {
             hash: cell.hash(),
             receptor: self.receptor,
             json: self.json,
+            memory_bytes_max: cell.options().limits.memory_bytes_max as u64,
+            state_bytes_max: cell.options().state_bytes_max,
             limit: Fuel(limit),
             fuel: outcome.fuel,
             own_fuel: outcome.own_fuel(),

@@ -17,7 +17,6 @@ use cell_abi::{AccountId, NanoAtp};
 use cell_ledger::{
     Hold, HoldId, Ledger, LedgerError, Outcome, Payment, SessionId, Settle, Transfer, TransferId,
 };
-use ed25519_dalek::SigningKey;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::home::Home;
@@ -44,8 +43,7 @@ pub(crate) struct Accounts {
 impl Accounts {
     /// Reads the identity, making one in a fresh home.
     pub(crate) fn open(home: &Home) -> anyhow::Result<Self> {
-        let secret = home.secret(&home.identity())?;
-        let public = SigningKey::from_bytes(&secret).verifying_key().to_bytes();
+        let public = home.key()?.verifying_key().to_bytes();
         Ok(Self {
             owner: AccountId::from_bytes(public),
             owner_uid: rustix::process::geteuid().as_raw(),

@@ -15,6 +15,9 @@ pub(crate) const FILE_BYTES_MAX: u64 = 64 << 10;
 /// otherwise.
 pub(crate) const MEMORY_MB_MAX: u64 = 4096;
 
+/// What is kept of calls that get receipts, in MiB, unless the file says otherwise.
+pub(crate) const KEPT_MB_MAX: u64 = 256;
+
 /// The file, checked.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -28,6 +31,23 @@ pub(crate) struct Config {
     pub(crate) worker: Worker,
     /// Where metrics are served besides `metrics.sock`.
     pub(crate) metrics: Metrics,
+    /// What is kept of calls that get receipts.
+    pub(crate) receipts: Receipts,
+}
+
+/// What is kept of calls that get receipts.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Receipts {
+    /// Leaves, requests and tapes together, in MiB: 1 to 1,048,576. Default 256. Beyond it the oldest go,
+    /// and their calls cannot be checked any more; receipts themselves stay.
+    pub(crate) kept_mb_max: u64,
+}
+
+impl Default for Receipts {
+    fn default() -> Self {
+        Self { kept_mb_max: KEPT_MB_MAX }
+    }
 }
 
 /// Where metrics are served.
@@ -80,6 +100,11 @@ impl Config {
             (64..=1 << 20).contains(&memory),
             "worker.memory_mb_max = {memory} must be between 64 and 1048576"
         );
+        let kept = config.receipts.kept_mb_max;
+        anyhow::ensure!(
+            (1..=1 << 20).contains(&kept),
+            "receipts.kept_mb_max = {kept} must be between 1 and 1048576"
+        );
         let cores = config.worker.cores_max.unwrap_or(1.0);
         anyhow::ensure!(
             (0.01..=1024.0).contains(&cores),
@@ -105,6 +130,7 @@ mod tests {
             ("[worker]\nmemory_gb_max = 1", "memory_gb_max"),
             ("[worker]\ncores_max = 0", "between 0.01"),
             ("[worker]\ncores_max = nan", "between 0.01"),
+            ("[receipts]\nkept_mb_max = 0", "between 1"),
             ("[metrics]\nport = 0", "port"),
             ("[metrics]\nport = 65536", "port"),
             ("[metrics]\naddress = \"0.0.0.0\"", "address"),

@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use ed25519_dalek::SigningKey;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use zeroize::Zeroizing;
 
@@ -65,6 +66,10 @@ impl Home {
         self.root.join("ledger.db")
     }
 
+    pub(crate) fn receipts(&self) -> PathBuf {
+        self.root.join("receipts.db")
+    }
+
     pub(crate) fn cells(&self) -> PathBuf {
         self.root.join("cells")
     }
@@ -99,6 +104,11 @@ impl Home {
 
     pub(crate) fn sessions(&self) -> PathBuf {
         self.root.join("sessions")
+    }
+
+    /// The key that signs for this home; made in a fresh one.
+    pub(crate) fn key(&self) -> anyhow::Result<SigningKey> {
+        Ok(SigningKey::from_bytes(&*self.secret(&self.identity())?))
     }
 
     /// Takes the lock that the one nucleus of this home holds; `None` if another has it.

@@ -1,17 +1,25 @@
-//! The process that runs one job: it has the job's streams and directories, and nothing else.
+//! The process that runs one job, or one call again: it has the streams and directories of its task,
+//! and nothing else.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use cell_abi::{CellHash, Fuel, Status};
+use cell_abi::limits::FRAME_PAYLOAD_BYTES_MAX;
+use cell_abi::{CellHash, CellName, Fuel, Interface, Status};
 use cell_host::stdio::Stream;
-use cell_host::{Allocation, Directory, Job, JobEnd, Limits, ModuleInfo, Sandbox, StopHandle};
+use cell_host::tape::TAPE_BYTES_MAX;
+use cell_host::{
+    Allocation, Cell, CellOptions, Directory, Isolation, Job, JobEnd, JobTape, JobTrace, Limits,
+    ModuleInfo, NoServices, Replay, Sandbox, StopHandle,
+};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::link::{Link, ModuleFacts};
-use crate::walls;
+use crate::{memory_file, walls};
 
 /// The first message: what the process will be able to reach. What is slow to start is started then.
 #[derive(Debug, Serialize, Deserialize)]
@@ -22,7 +30,16 @@ pub(crate) struct Prepare {
     pub(crate) require_walls: bool,
 }
 
-/// The second: the job, as `cell run` hands it over. Descriptors: standard input, output and error, artefact.
+/// The second: what is to be done.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Task {
+    /// Run a job. Descriptors: standard input, output and error, artefact; the tape if it is played.
+    Job(RunJob),
+    /// Run a call again. Descriptors: artefact, request, tape.
+    Call(RerunCall),
+}
+
+/// The job, as `cell run` hands it over.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct RunJob {
     pub(crate) hash: String,
@@ -34,6 +51,32 @@ pub(crate) struct RunJob {
     pub(crate) fuel: u64,
     pub(crate) memory_bytes_max: u64,
     pub(crate) timeout_ms: Option<u64>,
+    pub(crate) tape: TapeUse,
+}
+
+/// What becomes of all that a job learns from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum TapeUse {
+    None,
+    /// It is recorded, and comes back beside the report.
+    Record,
+    /// It comes from a tape.
+    Play,
+}
+
+/// A call that is to be run again.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RerunCall {
+    pub(crate) cell: String,
+    pub(crate) hash: String,
+    pub(crate) facts: ModuleFacts,
+    pub(crate) memory_bytes_max: u64,
+    pub(crate) state_bytes_max: u64,
+    pub(crate) receptor: u16,
+    pub(crate) json: bool,
+    pub(crate) fuel_max: u64,
+    pub(crate) input_bytes: u32,
+    pub(crate) timeout_ms: u64,
 }
 
 /// How the job went.
@@ -51,6 +94,19 @@ pub(crate) enum JobReport {
         memory_bytes_peak: u64,
         stdin: (u64, String),
         stdout: (u64, String),
+        /// It was recorded: the tape is beside this, or this is why there is none that would do.
+        flaw: Option<String>,
+        /// It was played, and asked for other things than the tape has.
+        diverged: bool,
+    },
+    /// A call was run again.
+    Called {
+        /// A status code.
+        status: u32,
+        fuel: u64,
+        own_fuel: u64,
+        output: (u64, String),
+        diverged: bool,
     },
 }
 
@@ -73,14 +129,21 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let sandbox = Sandbox::new(Allocation::OnDemand)?;
-    let Some((job, fds)) = link.receive::<RunJob>(&mut Vec::new())? else {
+    let Some((task, fds)) = link.receive::<Task>(&mut Vec::new())? else {
         // It was not to be run after all.
         return Ok(());
     };
-    let report = runtime.block_on(execute(&sandbox, job, fds));
-    let report =
-        report.unwrap_or_else(|error| JobReport::NotStarted { message: format!("{error:#}") });
-    link.send(&report, &[])?;
+    let done = runtime.block_on(async {
+        match task {
+            Task::Job(job) => execute(&sandbox, job, fds).await,
+            Task::Call(call) => Ok((rerun(sandbox, call, fds).await?, None)),
+        }
+    });
+    let not_started = |error| (JobReport::NotStarted { message: format!("{error:#}") }, None);
+    let (report, tape) = done.unwrap_or_else(not_started);
+    let tape = tape.map(|tape| memory_file::write(&tape)).transpose()?;
+    let beside: Vec<_> = tape.iter().map(std::os::fd::AsFd::as_fd).collect();
+    link.send(&report, &beside)?;
     // A blocked read of a stream must not keep the process.
     runtime.shutdown_background();
     Ok(())
@@ -89,12 +152,17 @@ pub(crate) fn run() -> anyhow::Result<()> {
 async fn execute(
     sandbox: &Sandbox,
     job: RunJob,
-    fds: Vec<std::os::fd::OwnedFd>,
-) -> anyhow::Result<JobReport> {
-    let Ok([stdin, stdout, stderr, artefact]) = <[_; 4]>::try_from(fds) else {
-        bail!("the job came without its streams");
+    fds: Vec<OwnedFd>,
+) -> anyhow::Result<(JobReport, Option<Vec<u8>>)> {
+    let mut fds = fds.into_iter();
+    let mut next = || fds.next().context("the job came without its streams");
+    let (stdin, stdout) = (Stream::input(next()?)?, Stream::output(next()?)?);
+    let (stderr, artefact) = (Stream::output(next()?)?, next()?);
+    let tape = match job.tape {
+        TapeUse::None => JobTape::None,
+        TapeUse::Record => JobTape::Record,
+        TapeUse::Play => JobTape::Play(memory_file::read(next()?, TAPE_BYTES_MAX as u64)?),
     };
-    let (stdin, stdout) = (Stream::input(stdin)?, Stream::output(stdout)?);
     let info = ModuleInfo::of_command(job.facts.memory_pages, job.facts.data_bytes);
     let module = sandbox.load(artefact.into(), info, CellHash::parse(&job.hash)?)?;
     let mut limits = Limits::JOB;
@@ -110,39 +178,96 @@ async fn execute(
             .collect(),
         stdin: stdin.clone(),
         stdout: stdout.clone(),
-        stderr: Stream::output(stderr)?,
+        stderr,
         fuel: Fuel(job.fuel),
         limits,
         stop: stop.clone(),
+        tape,
     };
-    let mut interrupts = signal(SignalKind::interrupt())?;
-    let timeout = tokio::time::sleep(job.timeout_ms.map_or(Duration::MAX, Duration::from_millis));
     let running = to_run.run(sandbox, &module);
-    tokio::pin!(running, timeout);
-    let outcome = loop {
-        tokio::select! {
-            biased;
-            _ = interrupts.recv(), if stop.status().is_none() => stop.cancel(),
-            () = &mut timeout, if stop.status().is_none() => stop.time_out(),
-            outcome = &mut running => break outcome?,
-        }
-    };
+    let outcome = stopped_in_time(running, &stop, job.timeout_ms).await??;
     let (exit_code, status, message) = match outcome.end {
         JobEnd::Exited { code } => (Some(code), Status::Ok, String::new()),
         JobEnd::Stopped { status, message } => (None, status, message),
         _ => (None, Status::HostFault, String::from("unknown end")),
     };
-    let digest = |stream: &Stream| {
-        let (bytes, hash) = stream.digest();
-        (bytes, blake3::Hash::from_bytes(hash).to_string())
-    };
-    Ok(JobReport::Ended {
+    let told = |(bytes, hash): (u64, [u8; 32])| (bytes, blake3::Hash::from_bytes(hash).to_string());
+    let (mut stdin, mut stdout) = (stdin.digest(), stdout.digest());
+    let (mut tape, mut flaw, mut has_diverged) = (None, None, false);
+    match outcome.trace {
+        JobTrace::Recorded(Ok(recorded)) => tape = Some(recorded),
+        JobTrace::Recorded(Err(why)) => flaw = Some(why.name().to_owned()),
+        JobTrace::Played { input, output, diverged } => {
+            (stdin, stdout, has_diverged) = (input, output, diverged);
+        }
+        _ => {}
+    }
+    let report = JobReport::Ended {
         exit_code,
         status: status.code(),
         message,
         fuel: outcome.fuel.0,
         memory_bytes_peak: outcome.memory_bytes_peak,
-        stdin: digest(&stdin),
-        stdout: digest(&stdout),
+        stdin: told(stdin),
+        stdout: told(stdout),
+        flaw,
+        diverged: has_diverged,
+    };
+    Ok((report, tape))
+}
+
+/// Runs a call again, on an instance that learns from the tape and nothing else.
+async fn rerun(sandbox: Sandbox, call: RerunCall, fds: Vec<OwnedFd>) -> anyhow::Result<JobReport> {
+    let Ok([artefact, input, tape]) = <[_; 3]>::try_from(fds) else {
+        bail!("the call came without its code, request and tape");
+    };
+    let ModuleFacts { interface, has_json, memory_pages, data_bytes } = call.facts;
+    let interface = Interface::parse(interface.as_bytes())?;
+    let info = ModuleInfo::of_cell(interface, has_json, memory_pages, data_bytes);
+    let module = sandbox.load(artefact.into(), info, CellHash::parse(&call.hash)?)?;
+    let mut options = CellOptions::default();
+    options.isolation = Isolation::Call;
+    options.limits.memory_bytes_max = usize::try_from(call.memory_bytes_max)?;
+    options.state_bytes_max = call.state_bytes_max;
+    let name = CellName::parse(&call.cell)?;
+    let cell = Cell::new(&Arc::new(sandbox), name, module, options, Arc::new(NoServices))?;
+    let replay = Replay {
+        receptor: call.receptor,
+        json: call.json,
+        limit: Fuel(call.fuel_max),
+        input_bytes: call.input_bytes,
+        input: memory_file::read(input, FRAME_PAYLOAD_BYTES_MAX.into())?,
+        tape: memory_file::read(tape, TAPE_BYTES_MAX as u64)?,
+    };
+    let stop = StopHandle::new();
+    let running = replay.run(&cell, stop.clone());
+    let replayed = stopped_in_time(running, &stop, Some(call.timeout_ms)).await?;
+    let replayed = replayed.map_err(|status| anyhow::anyhow!("{}", status.describe()))?;
+    let hash = blake3::hash(&replayed.output).to_string();
+    Ok(JobReport::Called {
+        status: replayed.status.code(),
+        fuel: replayed.fuel.0,
+        own_fuel: replayed.own_fuel.0,
+        output: (replayed.output.len() as u64, hash),
+        diverged: replayed.diverged,
     })
+}
+
+/// Waits for a guest, and stops it when its time is over or an interrupt comes.
+async fn stopped_in_time<F: Future>(
+    running: F,
+    stop: &StopHandle,
+    timeout_ms: Option<u64>,
+) -> anyhow::Result<F::Output> {
+    let mut interrupts = signal(SignalKind::interrupt())?;
+    let timeout = tokio::time::sleep(timeout_ms.map_or(Duration::MAX, Duration::from_millis));
+    tokio::pin!(running, timeout);
+    loop {
+        tokio::select! {
+            biased;
+            _ = interrupts.recv(), if stop.status().is_none() => stop.cancel(),
+            () = &mut timeout, if stop.status().is_none() => stop.time_out(),
+            output = &mut running => return Ok(output),
+        }
+    }
 }

@@ -17,6 +17,8 @@ mod job_worker;
 mod limits;
 mod link;
 mod manifest;
+mod memory_file;
+mod rates;
 mod sdk;
 mod toolchain;
 mod walls;

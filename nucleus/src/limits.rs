@@ -61,6 +61,28 @@ cell_abi::limits! {
         /// Changed in `nucleus.toml`: `worker.memory_mb_max`, 64 to 1,048,576.
         MEMORY_MB_MAX: u64;
     }
+    crate::config {
+        /// Leaves, requests and tapes of calls that get receipts, in MiB.
+        ///
+        /// The oldest are dropped, and their calls cannot be checked any more; receipts stay.
+        ///
+        /// Changed in `nucleus.toml`: `receipts.kept_mb_max`, 1 to 1,048,576.
+        KEPT_MB_MAX: u64;
+    }
+    crate::link::records {
+        /// Calls of one user and one cell that keeps receipts, between two reports to the nucleus.
+        ///
+        /// One more answers `Busy`.
+        PENDING_MAX: usize;
+        /// Requests and tapes of one user's calls of such cells, between two reports, in bytes.
+        ///
+        /// The call is billed and gets its leaf, which says that it cannot be checked.
+        BODIES_BYTES_MAX: usize;
+        /// One such report, in bytes.
+        ///
+        /// Its calls are not charged.
+        RECORDS_BYTES_MAX: u64;
+    }
     crate::toolchain {
         /// Longest `rustup target add` of `cell build`, in seconds.
         ///

@@ -78,6 +78,8 @@ struct Section {
     call_ms_max: u64,
     #[serde(default = "default_idle_s")]
     idle_s: u64,
+    #[serde(default)]
+    receipts: bool,
 }
 
 fn default_wasm() -> String {
@@ -126,6 +128,8 @@ pub(crate) struct Settings {
     pub(crate) call_ms_max: u64,
     /// An instance without calls for this long is stopped.
     pub(crate) idle_s: u64,
+    /// Every call is recorded and gets a place in a signed receipt.
+    pub(crate) receipts: bool,
 }
 
 impl Settings {
@@ -136,6 +140,7 @@ impl Settings {
         options.replicas_max = usize::try_from(self.replicas_max).unwrap_or(1);
         options.limits = Limits::CELL;
         options.limits.memory_bytes_max = usize::try_from(self.memory_mb_max).unwrap_or(1) << 20;
+        options.receipts = self.receipts;
         options.state_bytes_max = u64::from(self.state_mb_max) << 20;
         options
     }
@@ -162,6 +167,10 @@ impl Manifest {
             "call" => true,
             other => bail!("isolation = {other:?} must be \"instance\" or \"call\""),
         };
+        if cell.receipts && !fresh {
+            // What an instance remembers of earlier calls is in nobody's receipt.
+            bail!("receipts = true needs isolation = \"call\"");
+        }
         let settings = Settings {
             fresh,
             replicas_max: within("replicas_max", cell.replicas_max.into(), 1, REPLICAS_MAX.into())?,
@@ -174,6 +183,7 @@ impl Manifest {
             state_mb_max: within("state_mb_max", cell.state_mb_max.into(), 0, STATE_MB_MAX.into())?,
             call_ms_max: within("call_ms_max", cell.call_ms_max, 1, CALL_MS_MAX)?,
             idle_s: within("idle_s", cell.idle_s, 1, IDLE_S_MAX)?,
+            receipts: cell.receipts,
         };
         Ok(Self { name, wasm: cell.wasm, settings })
     }
@@ -208,5 +218,6 @@ mod tests {
         refused("[cell]\nname = \"a\"\nreplicas_max = 0", "between 1 and 64");
         refused("[cell]\nname = \"a\"\nmemory_mb_max = 4096", "between 1 and 64");
         refused("[cell]\nname = \"a\"\nisolation = \"none\"", "isolation");
+        refused("[cell]\nname = \"a\"\nreceipts = true", "needs isolation = \"call\"");
     }
 }

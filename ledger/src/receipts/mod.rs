@@ -45,10 +45,10 @@ pub struct Leaf {
     pub receptor: u16,
     /// By way of the JSON adapter.
     pub json: bool,
-    /// Memory that the instance might have, in MiB.
-    pub memory_mb_max: u32,
-    /// State that the cell might have, in MiB.
-    pub state_mb_max: u32,
+    /// Memory that the instance might have.
+    pub memory_bytes_max: u64,
+    /// State that the cell might have.
+    pub state_bytes_max: u64,
     /// The most it might burn, callees included.
     pub fuel_max: u64,
     /// What it burned, callees included.

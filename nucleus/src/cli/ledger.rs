@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::output::escape;
-use super::{Exit, Failure, Global, Output};
+use super::{Exit, Failure, Global, Output, receipts};
 use crate::bank::{Accounts, Bank};
 use crate::home::Home;
 
@@ -24,6 +24,8 @@ pub(crate) enum Command {
     History(HistoryArguments),
     /// Fold the whole journal from the start and compare it with every balance.
     Verify,
+    /// Show what was signed for calls of cells that keep receipts; `cell verify` checks it.
+    Receipts(receipts::Arguments),
 }
 
 #[derive(Debug, Args)]
@@ -56,6 +58,9 @@ pub(crate) struct HistoryArguments {
 
 pub(crate) fn run(command: &Command, global: &Global, output: &Output) -> anyhow::Result<Exit> {
     let home = global.home()?;
+    if let Command::Receipts(arguments) = command {
+        return receipts::run(arguments, &home, output);
+    }
     let bank = Bank::open(&home)?;
     let names = Names::new(&home, &bank.accounts);
     match command {
@@ -63,6 +68,7 @@ pub(crate) fn run(command: &Command, global: &Global, output: &Output) -> anyhow
         Command::Grant(arguments) => grant(&bank, &names, arguments, output),
         Command::History(arguments) => history(&bank, &names, arguments, output),
         Command::Verify => verify(&bank, output),
+        Command::Receipts(_) => Ok(Exit::Done),
     }
 }
 

@@ -18,6 +18,12 @@ cell_abi::limits! {
         /// `cell down` fails and names the process.
         DOWN_TIME_MAX: Duration;
     }
+    crate::cli::verify {
+        /// Largest file with a receipt that `cell verify` reads, in bytes.
+        ///
+        /// It fails.
+        RECEIPT_BYTES_MAX: u64;
+    }
     crate::cli::build {
         /// Longest `make` of `cell build`, in seconds.
         ///

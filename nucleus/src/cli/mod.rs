@@ -9,6 +9,8 @@ mod dev;
 mod exit;
 mod figures;
 mod inspect;
+mod job_process;
+mod job_receipt;
 mod ledger;
 mod limits;
 pub(crate) mod logging;
@@ -16,9 +18,11 @@ mod logs;
 mod new;
 mod output;
 mod ps;
+mod receipts;
 mod run;
 mod sandbox;
 mod top;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -106,6 +110,8 @@ enum Command {
     /// Show balances and history, grant ATP, verify the journal.
     #[command(subcommand)]
     Ledger(ledger::Command),
+    /// Run what a receipt bills again, and say where it differs.
+    Verify(verify::Arguments),
     /// Print a completion script for a shell.
     Completions(completions::Arguments),
     /// The process that runs guests; started by the nucleus.
@@ -156,6 +162,7 @@ impl Cli {
             Command::Inspect(arguments) => inspect::run(arguments, global, output),
             Command::Id => inspect::id(global, output),
             Command::Ledger(command) => ledger::run(command, global, output),
+            Command::Verify(arguments) => verify::run(arguments, global, output),
             Command::Completions(arguments) => completions::run(arguments),
             Command::Worker(arguments) => {
                 arguments.start();

@@ -5,27 +5,31 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::Child;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use cell_abi::{AccountId, CellHash, Fuel, NanoAtp, Status};
+use cell_abi::{CellHash, Fuel, NanoAtp, Status};
+use cell_host::tape::TAPE_BYTES_MAX;
 use cell_host::{ModuleKind, Sandbox, gate, price};
 use cell_ledger::{LedgerError, Payment, TransferId};
 use clap::Args;
-use serde_json::{Value, json};
+use ed25519_dalek::SigningKey;
+use serde_json::json;
 
 use super::call::{Budget, bill, seconds};
+use super::job_process::JobProcess;
 use super::output::escape;
-use super::{Exit, Failure, Global, Output};
+use super::{Exit, Failure, Global, Output, job_receipt};
 use crate::bank::{Bank, Held};
 use crate::compile::{self, Compiled, Payer};
 use crate::config::Config;
 use crate::home::Home;
-use crate::job_worker::{JobReport, Prepare, RunJob};
-use crate::link::{Link, ModuleFacts};
+use crate::job_worker::{JobReport, Prepare, RunJob, TapeUse, Task};
+use crate::link::ModuleFacts;
+use crate::memory_file;
 
 /// The budget of who names none: about ten seconds of plain arithmetic.
 const BUDGET_DEFAULT: NanoAtp = NanoAtp(100_000_000_000);
@@ -130,7 +134,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
     };
     let report = run.execute(process, held.amount.fuel_at_base_price(), &artefact);
     let report = report.inspect_err(|_| drop(bank.void(held)))?;
-    run.conclude(&bank, held, report, output)
+    run.conclude(&bank, held, report, &home.key()?, output)
 }
 
 /// What a run would cost: all that can be known before it runs. Nothing is set aside or written.
@@ -205,39 +209,8 @@ fn hold(bank: &mut Bank, arguments: &Arguments, compiled: &Compiled) -> anyhow::
     }
 }
 
-/// The process that will run the job; it ends with this value at the latest.
-struct JobProcess {
-    child: Child,
-    link: Link,
-}
-
-impl JobProcess {
-    fn start(prepare: &Prepare) -> anyhow::Result<Self> {
-        let (link, theirs) = Link::pair()?;
-        let child = Command::new(std::env::current_exe()?)
-            .arg("job-worker")
-            .env_clear()
-            .stdin(Stdio::from(theirs.into_fd()))
-            .stdout(Stdio::null())
-            .spawn()
-            .context("start the job's process")?;
-        let this = Self { child, link };
-        this.link.send(prepare, &[]).context("start the job's process")?;
-        Ok(this)
-    }
-
-    fn end(&mut self) -> std::io::Result<ExitStatus> {
-        // Errors here mean that it has ended by itself.
-        let _ = self.child.kill();
-        self.child.wait()
-    }
-}
-
-impl Drop for JobProcess {
-    fn drop(&mut self) {
-        let _ = self.end();
-    }
-}
+/// What the job's process says, and the tape if the job was recorded.
+type Reported = (JobReport, Option<OwnedFd>);
 
 struct Run<'a> {
     arguments: &'a Arguments,
@@ -250,14 +223,17 @@ struct Run<'a> {
 }
 
 /// What the job's process reported.
-struct Ended {
-    exit_code: Option<u32>,
-    status: Status,
-    message: String,
-    fuel: Fuel,
-    memory_bytes_peak: u64,
-    stdin: (u64, String),
-    stdout: (u64, String),
+pub(super) struct Ended {
+    pub(super) exit_code: Option<u32>,
+    pub(super) status: Status,
+    pub(super) message: String,
+    pub(super) fuel: Fuel,
+    pub(super) memory_bytes_peak: u64,
+    pub(super) stdin: (u64, String),
+    pub(super) stdout: (u64, String),
+    /// What it learned from outside, if that was recorded, or why that does not suffice.
+    pub(super) tape: Option<Vec<u8>>,
+    pub(super) flaw: Option<String>,
 }
 
 impl Run<'_> {
@@ -274,19 +250,24 @@ impl Run<'_> {
         // Ctrl-C goes to both processes; the job's ends the job, and this one pays.
         let _signals = pass_signals_on(&process.child)?;
         // Where that fails the process has ended; what it said, or its end, tells why.
-        let _ = process.link.send(&self.job(fuel), &fds);
+        let _ = process.link.send(&Task::Job(self.job(fuel)), &fds);
         let reported = self.wait(&mut process);
         let status = process.end()?;
         match reported? {
-            Some(JobReport::Ended {
-                exit_code,
-                status,
-                message,
-                fuel,
-                memory_bytes_peak,
-                stdin,
-                stdout,
-            }) => Ok(Ended {
+            Some((
+                JobReport::Ended {
+                    exit_code,
+                    status,
+                    message,
+                    fuel,
+                    memory_bytes_peak,
+                    stdin,
+                    stdout,
+                    flaw,
+                    ..
+                },
+                tape,
+            )) => Ok(Ended {
                 exit_code,
                 status: Status::from_code(status).unwrap_or(Status::HostFault),
                 message,
@@ -294,28 +275,33 @@ impl Run<'_> {
                 memory_bytes_peak,
                 stdin,
                 stdout,
+                tape: tape
+                    .map(|tape| memory_file::read(tape, TAPE_BYTES_MAX as u64))
+                    .transpose()?,
+                flaw,
             }),
-            Some(JobReport::NotStarted { message }) => {
+            Some((JobReport::NotStarted { message }, _)) => {
                 Err(Failure::new(Exit::Refused, format!("the job was not started: {message}"))
                     .into())
             }
-            None => {
+            Some((JobReport::Called { .. }, _)) | None => {
                 let message = format!("the job's process ended with {status}; nothing is charged");
                 Err(Failure::new(Exit::NucleusFault, message).into())
             }
         }
     }
 
-    fn wait(&self, process: &mut JobProcess) -> anyhow::Result<Option<JobReport>> {
+    fn wait(&self, process: &mut JobProcess) -> anyhow::Result<Option<Reported>> {
+        let with_tape = |(report, fds): (JobReport, Vec<OwnedFd>)| (report, fds.into_iter().next());
         let Some(timeout) = self.timeout else {
-            return Ok(process.link.receive(&mut Vec::new())?.map(|(report, _)| report));
+            return Ok(process.link.receive(&mut Vec::new())?.map(with_tape));
         };
         // The job's process keeps the time; if it fails to, it is ended from here.
         let reader = process.link.try_clone()?;
         let (sender, receiver) = std::sync::mpsc::channel();
         std::thread::spawn(move || drop(sender.send(reader.receive::<JobReport>(&mut Vec::new()))));
         match receiver.recv_timeout(timeout + Duration::from_secs(5)) {
-            Ok(received) => Ok(received?.map(|(report, _)| report)),
+            Ok(received) => Ok(received?.map(with_tape)),
             Err(_) => {
                 process.child.kill()?;
                 Err(Failure::new(
@@ -329,8 +315,6 @@ impl Run<'_> {
 
     fn job(&self, fuel: Fuel) -> RunJob {
         let arguments = self.arguments;
-        let program =
-            arguments.module.file_name().unwrap_or_default().to_string_lossy().into_owned();
         RunJob {
             hash: self.compiled.hash.to_string(),
             facts: ModuleFacts {
@@ -339,7 +323,7 @@ impl Run<'_> {
                 memory_pages: self.compiled.info.memory_pages,
                 data_bytes: self.compiled.info.data_bytes,
             },
-            arguments: std::iter::once(program)
+            arguments: std::iter::once(self.program())
                 .chain(arguments.arguments.iter().cloned())
                 .collect(),
             environment: arguments.env.clone(),
@@ -349,7 +333,13 @@ impl Run<'_> {
             timeout_ms: self
                 .timeout
                 .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1)),
+            // Only who keeps the receipt can have the job run again.
+            tape: if self.receipt.is_some() { TapeUse::Record } else { TapeUse::None },
         }
+    }
+
+    fn program(&self) -> String {
+        self.arguments.module.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// Pays, tells what it cost, and passes the job's exit code through.
@@ -358,6 +348,7 @@ impl Run<'_> {
         bank: &Bank,
         held: Held,
         ended: Ended,
+        key: &SigningKey,
         output: &Output,
     ) -> anyhow::Result<Exit> {
         let charge = if ended.status == Status::HostFault {
@@ -376,7 +367,21 @@ impl Run<'_> {
             None if ended.status == Status::Cancelled => Exit::Job(130),
             None => Exit::of_status(ended.status),
         };
-        let receipt = self.receipt(&ended, charge, (payer, payee), transfer);
+        let facts = job_receipt::Facts {
+            compiled: self.compiled,
+            program: &self.program(),
+            arguments: &self.arguments.arguments,
+            environment: &self.arguments.env,
+            directories: self.arguments.dir.iter().map(|(_, guest, _)| guest.as_str()).collect(),
+            memory_bytes_max: u64::from(self.arguments.memory) << 20,
+            fuel_max: held.amount.fuel_at_base_price().0,
+            charge,
+            payer,
+            payee,
+            transfer,
+            started: self.started,
+        };
+        let receipt = job_receipt::make(&facts, &ended, key);
         if output.json() {
             // Standard output is the job's; the bill goes where the people's line goes.
             output.machine_note(&receipt);
@@ -400,65 +405,6 @@ impl Run<'_> {
             file.write_all(text.as_bytes()).context("write the receipt")?;
         }
         Ok(exit)
-    }
-
-    fn receipt(
-        &self,
-        ended: &Ended,
-        charge: NanoAtp,
-        (payer, payee): (AccountId, AccountId),
-        id: TransferId,
-    ) -> Value {
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let outcome = match ended.exit_code {
-            Some(code) => json!({ "status": "exited", "exit_code": code }),
-            None => {
-                json!({ "status": format!("{:?}", ended.status), "code": ended.status.code(), "message": ended.message })
-            }
-        };
-        json!({
-            "version": 1,
-            "cell_hash": self.compiled.hash.to_string(),
-            "engine_id": Sandbox::engine_id().to_string(),
-            "outcome": outcome,
-            "fuel": ended.fuel.0,
-            "charge_nano_atp": charge.0,
-            "compile_fuel": self.compiled.paid.map_or(0, |paid| paid.fuel.0),
-            "compile_transfer": self.compiled.paid.map(|paid| paid.transfer.to_string()),
-            "dimensions": {
-                "fuel": { "amount": ended.fuel.0, "nano_atp_each": 1 },
-                "starts": { "amount": 1, "fuel_included": price::start(self.compiled.info.memory_pages, self.compiled.info.data_bytes) },
-                "stdin_bytes": { "amount": ended.stdin.0, "nano_atp_each": 0 },
-                "stdout_bytes": { "amount": ended.stdout.0, "nano_atp_each": 0 },
-                "memory_bytes_peak": { "amount": ended.memory_bytes_peak, "nano_atp_each": 0 },
-            },
-            "input_hash": self.input_hash(&ended.stdin.1),
-            "output_hash": ended.stdout.1,
-            "directories": self.arguments.dir.iter().map(|(_, guest, _)| guest).collect::<Vec<_>>(),
-            "payer": payer.to_string(),
-            "payee": payee.to_string(),
-            "transfer": id.to_string(),
-            "started_ms": millis(self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()),
-            "wall_ms": millis(self.started.elapsed().unwrap_or_default()),
-        })
-    }
-
-    /// BLAKE3 over everything the job was given but its directories: each argument after the
-    /// program's name, each variable, and the hash of what it read from standard input, each behind
-    /// its length as eight little-endian bytes.
-    fn input_hash(&self, stdin: &str) -> String {
-        let mut hasher = blake3::Hasher::new_derive_key("cell/job-input/v1");
-        let mut put = |part: &str| {
-            hasher.update(&(part.len() as u64).to_le_bytes());
-            hasher.update(part.as_bytes());
-        };
-        self.arguments.arguments.iter().for_each(|argument| put(argument));
-        for (key, value) in &self.arguments.env {
-            put(key);
-            put(value);
-        }
-        put(stdin);
-        hasher.finalize().to_string()
     }
 }
 

@@ -321,19 +321,11 @@ impl Known {
             DirBuilder::new().mode(0o700).recursive(true).create(directory.join(part))?;
         }
         states.add(name, &directory.join("data"));
-        let info = &code.compiled.info;
-        let interface =
-            info.interface.receptors().iter().map(|r| format!("{}\n", r.schema)).collect();
         let load = ToWorker::Load(Box::new(LoadCell {
             cell: name.to_owned(),
             generation: code.generation,
             hash: code.compiled.hash.to_string(),
-            facts: ModuleFacts {
-                interface,
-                has_json: info.has_json,
-                memory_pages: info.memory_pages,
-                data_bytes: info.data_bytes,
-            },
+            facts: ModuleFacts::of(&code.compiled.info),
             settings: code.settings.clone(),
         }));
         if !listens {

@@ -14,8 +14,10 @@ use cell_abi::{AccountId, NanoAtp};
 use cell_ledger::command::PAYMENTS_MAX;
 use cell_ledger::{HoldId, LedgerError, Payment, Settle, TransferId};
 
+use super::book::Book;
 use crate::bank::{Bank, Held};
 use crate::link::UsageRow;
+use crate::link::records::Record;
 
 pub(super) struct Holds {
     bank: Bank,
@@ -24,6 +26,7 @@ pub(super) struct Holds {
     in_doubt: Option<InDoubt>,
     /// What is to be done after that.
     waiting: VecDeque<Waiting>,
+    book: Book,
 }
 
 enum InDoubt {
@@ -46,8 +49,8 @@ pub(super) struct Report {
 }
 
 impl Holds {
-    pub(super) fn new(bank: Bank) -> Self {
-        Self { bank, of_user: HashMap::new(), in_doubt: None, waiting: VecDeque::new() }
+    pub(super) fn new(bank: Bank, book: Book) -> Self {
+        Self { bank, of_user: HashMap::new(), in_doubt: None, waiting: VecDeque::new(), book }
     }
 
     /// Sets aside more for a user's calls; returns how much more, which may be nothing.
@@ -84,8 +87,18 @@ impl Holds {
         Ok(raised.map_or(0, |raised| raised.saturating_sub(held.amount).0))
     }
 
-    /// Turns what a user's calls burned into transfers to the cells that served them.
-    pub(super) fn pay(&mut self, report: Report) -> anyhow::Result<()> {
+    /// Turns what a user's calls burned into transfers to the cells that served them. Where there are
+    /// records of the calls, a receipt is written first, and what they say is what counts.
+    pub(super) fn pay(
+        &mut self,
+        mut report: Report,
+        records: Option<Vec<Record>>,
+    ) -> anyhow::Result<()> {
+        if let Some(records) = records
+            && !self.receipt(&mut report, records)?
+        {
+            return Ok(());
+        }
         if !self.is_behind() {
             return self.pay_now(report);
         }
@@ -97,6 +110,29 @@ impl Holds {
         };
         self.waiting.extend(rest.map(Waiting::Pay));
         Ok(())
+    }
+
+    /// Writes a receipt for the calls of a report; `false` if they are not to be charged.
+    fn receipt(&mut self, report: &mut Report, records: Vec<Record>) -> anyhow::Result<bool> {
+        let Report { uid, rows, .. } = report;
+        let held = self.of_user.get(uid).map_or(0, |held| held.amount.0);
+        let fuel = records.iter().map(|record| u128::from(record.own_fuel)).sum::<u128>();
+        let ([row], Ok(fuel)) = (rows.as_mut_slice(), u64::try_from(fuel)) else {
+            tracing::error!(uid, "records of calls that do not fit; they are not charged");
+            return Ok(false);
+        };
+        if fuel > held {
+            tracing::error!(
+                uid,
+                "the worker records more work than was set aside; it is not charged"
+            );
+            return Ok(false);
+        }
+        (row.fuel, row.calls) = (fuel, records.len() as u64);
+        let accounts = self.bank.accounts;
+        let payee = accounts.cell(&row.cell);
+        self.book.issue(accounts.user(*uid), (&row.cell, payee), records)?;
+        Ok(true)
     }
 
     /// Gives back what a user's calls do not need for now.

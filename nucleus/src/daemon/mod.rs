@@ -5,6 +5,7 @@
 
 mod accept;
 mod artefacts;
+mod book;
 mod cells;
 pub(crate) mod control;
 mod holds;
@@ -34,9 +35,10 @@ use crate::bank::Bank;
 use crate::compile;
 use crate::config::Config;
 use crate::home::Home;
-use crate::link::{FromWorker, ToWorker};
+use crate::link::{FromWorker, ToWorker, records};
 use crate::walls::{Wall, cgroup};
 use artefacts::Artefacts;
+use book::Book;
 use cells::Cells;
 use control::{Answer, NucleusRow, Request, Snapshot};
 use holds::{Holds, Report};
@@ -95,7 +97,7 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
     control::serve(listener, events)?;
     let mut nucleus = Nucleus {
         home: home.clone(),
-        holds: Holds::new(bank),
+        holds: Holds::new(bank, Book::new(home, config.receipts.kept_mb_max << 20)?),
         cells: Cells::new(home.clone(), preparer, states),
         require_walls: config.require_walls,
         walls: Vec::new(),
@@ -207,7 +209,15 @@ impl Nucleus {
                 self.workers.send(number, &ToWorker::Granted { uid, amount: granted }, &[]);
             }
             FromWorker::Usage { sequence, uid: of, rows } if of == uid => {
-                tolerate(self.holds.pay(Report { worker: number, sequence, uid, rows }))?;
+                let records = match fds.into_iter().next().map(records::read).transpose() {
+                    Ok(records) => records,
+                    Err(error) => {
+                        tracing::error!(worker = number, error = %format!("{error:#}"), "records of calls; they are not charged");
+                        return Ok(());
+                    }
+                };
+                let report = Report { worker: number, sequence, uid, rows };
+                tolerate(self.holds.pay(report, records))?;
             }
             FromWorker::Release { uid: of } if of == uid => {
                 tolerate(self.holds.release(uid))?;

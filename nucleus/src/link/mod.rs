@@ -4,6 +4,7 @@
 //! The worker is not trusted: a packet of its that is too long or does not parse ends it.
 
 mod cause;
+pub(crate) mod records;
 pub(crate) mod state;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use cell_host::ModuleInfo;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -25,7 +27,7 @@ pub(crate) use cause::Cause;
 /// Largest packet, in bytes; also asked of the kernel as the sockets' buffer.
 pub(crate) const PACKET_BYTES_MAX: usize = 192 << 10;
 /// Most descriptors beside one packet.
-pub(crate) const FDS_MAX: usize = 4;
+pub(crate) const FDS_MAX: usize = 5;
 
 /// One end of the pair.
 #[derive(Debug)]
@@ -185,6 +187,22 @@ pub(crate) struct ModuleFacts {
     pub(crate) data_bytes: u64,
 }
 
+impl ModuleFacts {
+    pub(crate) fn of(info: &ModuleInfo) -> Self {
+        Self {
+            interface: info
+                .interface
+                .receptors()
+                .iter()
+                .map(|receptor| format!("{}\n", receptor.schema))
+                .collect(),
+            has_json: info.has_json,
+            memory_pages: info.memory_pages,
+            data_bytes: info.data_bytes,
+        }
+    }
+}
+
 /// From a worker to its nucleus.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum FromWorker {
@@ -194,7 +212,8 @@ pub(crate) enum FromWorker {
     Loaded { cell: String, generation: u64, error: Option<String> },
     /// This user's calls need at least `amount_min` more than was granted; `amount` would be good.
     NeedHold { uid: u32, amount_min: u64, amount: u64 },
-    /// What was burned since the last report. Each `sequence` is used once.
+    /// What was burned since the last report. Each `sequence` is used once. Descriptor, beside a row of
+    /// a cell that keeps receipts: the records of its calls; what they say counts, not the row.
     Usage { sequence: u64, uid: u32, rows: Vec<UsageRow> },
     /// This user's calls need nothing for now.
     Release { uid: u32 },

@@ -90,6 +90,10 @@ impl Call {
     // Methods of calls borrow: what they move from future to future is copied each time.
     async fn reserve_mailbox(&mut self, request_bytes: u32) -> Result<(), Ended> {
         let limit = self.header.fuel;
+        if self.serving.receipts && self.route.meter.is_full() {
+            let message = b"too many calls wait for their receipt".to_vec();
+            return Err(self.refuse(Status::Busy, message));
+        }
         let reserved = self.reservation.reserve(limit, self.started);
         match until_stopped(&self.stop, reserved).await {
             Err(status) => return Err(self.refuse(status, Vec::new())),
@@ -137,9 +141,9 @@ impl Call {
         refusal(&self.header, status, message)
     }
 
-    fn end(&mut self, outcome: Outcome) -> Ended {
+    fn end(&mut self, mut outcome: Outcome) -> Ended {
         let Route { cells, entry, meter, .. } = &*self.route;
-        self.reservation.pay(meter, outcome.fuel, &outcome.callees);
+        self.reservation.pay((meter, self.serving.receipts), &mut outcome);
         entry.count(outcome.status, outcome.own_fuel().0, &outcome.message);
         entry.time(self.started, Instant::now());
         cells.count_callees(&outcome.callees);

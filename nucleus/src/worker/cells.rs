@@ -84,6 +84,8 @@ pub(super) struct Serving {
     pub(super) interface: Interface,
     pub(super) has_json: bool,
     pub(super) call_time_max: Duration,
+    /// Its calls are recorded.
+    pub(super) receipts: bool,
     name: CellName,
     hash: CellHash,
     generation: u64,
@@ -124,6 +126,7 @@ impl Cells {
             interface: Interface::parse(load.facts.interface.as_bytes())?,
             has_json: load.facts.has_json,
             call_time_max: Duration::from_millis(load.settings.call_ms_max),
+            receipts: load.settings.receipts,
             name: name.clone(),
             hash: CellHash::parse(&load.hash)?,
             generation: load.generation,

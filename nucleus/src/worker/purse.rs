@@ -5,14 +5,16 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cell_abi::{CellName, Fuel};
-use cell_host::Share;
+use cell_host::{CallRecord, Outcome};
 use tokio::sync::Notify;
 
+use crate::link::records::{self, BODIES_BYTES_MAX, PENDING_MAX, Record};
 use crate::link::{FromWorker, Link, UsageRow};
 
 /// How much is asked for at once, in calls of the size that asks.
@@ -84,13 +86,22 @@ impl Purses {
         // The lock is held while sending, so that reports and requests arrive in the order of
         // what they say.
         let mut state = lock(&purse.state);
-        let rows = state.take_usage();
-        let burned: u64 = rows.iter().map(|row| row.fuel).sum();
+        let usage = state.take_usage();
+        let burned: u64 = usage.iter().map(|(row, _)| row.fuel).sum();
         state.granted = state.granted.saturating_sub(burned);
-        for rows in rows.chunks(ROWS_PER_REPORT) {
+        let usage_of = |rows: Vec<UsageRow>| {
             let sequence = self.sequence.fetch_add(1, Relaxed);
-            self.link
-                .send(&FromWorker::Usage { sequence, uid: purse.uid, rows: rows.to_vec() }, &[])?;
+            FromWorker::Usage { sequence, uid: purse.uid, rows }
+        };
+        let (plain, recorded): (Vec<_>, Vec<_>) =
+            usage.into_iter().partition(|(_, records)| records.is_empty());
+        let rows: Vec<_> = plain.into_iter().map(|(row, _)| row).collect();
+        for rows in rows.chunks(ROWS_PER_REPORT) {
+            self.link.send(&usage_of(rows.to_vec()), &[])?;
+        }
+        for (row, records) in recorded {
+            let file = records::write(&records)?;
+            self.link.send(&usage_of(vec![row]), &[file.as_fd()])?;
         }
         if state.granted > 0
             && state.reserved == 0
@@ -126,6 +137,8 @@ struct State {
     /// Burned and not yet reported.
     unreported: u64,
     meters: HashMap<CellName, Arc<Meter>>,
+    /// Requests and tapes in records that wait.
+    record_bytes: usize,
     /// A request for more is under way.
     asked: bool,
     asked_min: u64,
@@ -139,6 +152,29 @@ struct State {
 pub(super) struct Meter {
     fuel: AtomicU64,
     calls: AtomicU64,
+    /// Of a cell that keeps receipts: its calls, which count instead.
+    records: Mutex<Vec<Record>>,
+}
+
+impl Meter {
+    /// Whether so many calls wait to be told that no more may be made.
+    pub(super) fn is_full(&self) -> bool {
+        lock(&self.records).len() >= PENDING_MAX
+    }
+
+    fn take(&self, cell: &CellName) -> Option<(UsageRow, Vec<Record>)> {
+        let records = std::mem::take(&mut *lock(&self.records));
+        let mut row = UsageRow {
+            cell: cell.as_str().to_owned(),
+            fuel: self.fuel.swap(0, Relaxed),
+            calls: self.calls.swap(0, Relaxed),
+        };
+        if !records.is_empty() {
+            row.fuel = records.iter().map(|record| record.own_fuel).sum();
+            row.calls = records.len() as u64;
+        }
+        (row.fuel > 0).then_some((row, records))
+    }
 }
 
 impl State {
@@ -146,20 +182,13 @@ impl State {
         self.granted.saturating_sub(self.reserved).saturating_sub(self.unreported)
     }
 
-    fn take_usage(&mut self) -> Vec<UsageRow> {
+    fn take_usage(&mut self) -> Vec<(UsageRow, Vec<Record>)> {
         if self.unreported == 0 {
             return Vec::new();
         }
         self.unreported = 0;
-        let take = |(cell, meter): (&CellName, &Arc<Meter>)| {
-            let row = UsageRow {
-                cell: cell.as_str().to_owned(),
-                fuel: meter.fuel.swap(0, Relaxed),
-                calls: meter.calls.swap(0, Relaxed),
-            };
-            (row.fuel > 0).then_some(row)
-        };
-        self.meters.iter().filter_map(take).collect()
+        self.record_bytes = 0;
+        self.meters.iter().filter_map(|(cell, meter)| meter.take(cell)).collect()
     }
 }
 
@@ -175,6 +204,19 @@ impl Purse {
         let entered = self.calls.fetch_add(1, Relaxed) < CALLS_PER_USER_MAX;
         let this = Reservation { purse: Arc::clone(self), limit: 0 };
         entered.then_some(this)
+    }
+
+    /// Takes records of calls until they are reported.
+    fn keep(&self, calls: Vec<CallRecord>) {
+        for call in calls {
+            let meter = self.meter(&call.cell);
+            let bytes = call.input.len() + call.tape.len();
+            let mut state = lock(&self.state);
+            let fits = state.record_bytes.saturating_add(bytes) <= BODIES_BYTES_MAX;
+            state.record_bytes += if fits { bytes } else { 0 };
+            drop(state);
+            lock(&meter.records).push(Record::of(call, fits));
+        }
     }
 
     async fn wait(&self, limit: Fuel, now: Instant, mut asked: bool) -> Result<(), Fuel> {
@@ -262,19 +304,29 @@ impl Reservation {
         Ok(())
     }
 
-    /// Books what the call burned: in its own cell, and in the cells it called.
-    pub(super) fn pay(&mut self, own: &Meter, fuel: Fuel, callees: &[Share]) {
-        let mut rest = fuel.0.min(self.limit);
+    /// Books what the call burned: in its own cell, and in the cells it called. Those that keep receipts
+    /// are paid by the records of their calls.
+    pub(super) fn pay(&mut self, (own, is_recorded): (&Meter, bool), outcome: &mut Outcome) {
+        let mut rest = outcome.fuel.0.min(self.limit);
         let burned = rest;
-        for share in callees {
+        let records = std::mem::take(&mut outcome.records);
+        if !records.is_empty() {
+            self.purse.keep(records);
+        }
+        for share in &outcome.callees {
             let burned = share.fuel.0.min(rest);
             rest -= burned;
+            if share.cell.options().receipts {
+                continue;
+            }
             let meter = self.purse.meter(share.cell.name());
             meter.fuel.fetch_add(burned, Relaxed);
             meter.calls.fetch_add(share.calls, Relaxed);
         }
-        own.fuel.fetch_add(rest, Relaxed);
-        own.calls.fetch_add(1, Relaxed);
+        if !is_recorded {
+            own.fuel.fetch_add(rest, Relaxed);
+            own.calls.fetch_add(1, Relaxed);
+        }
         let limit = std::mem::take(&mut self.limit);
         self.purse.release(limit, burned);
     }

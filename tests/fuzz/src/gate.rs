@@ -163,6 +163,7 @@ fn run_job(module: &Module) {
             fuel: Fuel(FUEL),
             limits,
             stop: stop.clone(),
+            tape: cell_host::JobTape::None,
         };
         bounded(job.run(on_demand(), module), &stop).await
     });

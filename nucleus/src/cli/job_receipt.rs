@@ -1,0 +1,160 @@
+//! The receipt of a job: JSON that says everything its bill depends on, signed by the home it ran for.
+//!
+//! What is signed is the object without its `signature`, as JSON without spaces and with its keys sorted.
+
+use std::time::{Duration, SystemTime};
+
+use cell_abi::{AccountId, NanoAtp, Status};
+use cell_host::{Sandbox, price};
+use cell_ledger::TransferId;
+use cell_ledger::receipts::{from_hex, hex};
+use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use serde_json::{Value, json};
+
+use super::run::Ended;
+use crate::compile::Compiled;
+
+/// No other signed object reads alike.
+const SIGNED: &[u8] = b"cell/job-receipt/v1\0";
+
+/// What a receipt tells besides how the job ended.
+pub(super) struct Facts<'a> {
+    pub(super) compiled: &'a Compiled,
+    pub(super) program: &'a str,
+    pub(super) arguments: &'a [String],
+    pub(super) environment: &'a [(String, String)],
+    pub(super) directories: Vec<&'a str>,
+    pub(super) memory_bytes_max: u64,
+    pub(super) fuel_max: u64,
+    pub(super) charge: NanoAtp,
+    pub(super) payer: AccountId,
+    pub(super) payee: AccountId,
+    pub(super) transfer: TransferId,
+    pub(super) started: SystemTime,
+}
+
+/// The receipt; with what it takes to run the job again if that was recorded.
+pub(super) fn make(facts: &Facts<'_>, ended: &Ended, key: &SigningKey) -> Value {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let Facts { compiled, .. } = facts;
+    let started = facts.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let mut receipt = json!({
+        "version": 1,
+        "node": AccountId::from_bytes(key.verifying_key().to_bytes()).to_string(),
+        "cell_hash": compiled.hash.to_string(),
+        "engine_id": Sandbox::engine_id().to_string(),
+        "outcome": outcome(ended.exit_code, ended.status, &ended.message),
+        "fuel": ended.fuel.0,
+        "fuel_max": facts.fuel_max,
+        "charge_nano_atp": facts.charge.0,
+        "compile_fuel": compiled.paid.map_or(0, |paid| paid.fuel.0),
+        "compile_transfer": compiled.paid.map(|paid| paid.transfer.to_string()),
+        "dimensions": {
+            "fuel": { "amount": ended.fuel.0, "nano_atp_each": 1 },
+            "starts": { "amount": 1, "fuel_included": price::start(compiled.info.memory_pages, compiled.info.data_bytes) },
+            "stdin_bytes": { "amount": ended.stdin.0, "nano_atp_each": 0 },
+            "stdout_bytes": { "amount": ended.stdout.0, "nano_atp_each": 0 },
+            "memory_bytes_peak": { "amount": ended.memory_bytes_peak, "nano_atp_each": 0 },
+        },
+        "input_hash": input_hash(facts.arguments, facts.environment, &ended.stdin.1),
+        "output_hash": ended.stdout.1,
+        "directories": facts.directories,
+        "payer": facts.payer.to_string(),
+        "payee": facts.payee.to_string(),
+        "transfer": facts.transfer.to_string(),
+        "started_ms": millis(started),
+        "wall_ms": millis(facts.started.elapsed().unwrap_or_default()),
+    });
+    if ended.tape.is_some() || ended.flaw.is_some() {
+        receipt["rerun"] = json!({
+            "program": facts.program,
+            "arguments": facts.arguments,
+            "environment": facts.environment,
+            "memory_bytes_max": facts.memory_bytes_max,
+            "stdin_hash": ended.stdin.1,
+            "tape": ended.tape.as_deref().map(hex),
+            "not_checkable": ended.flaw,
+        });
+    }
+    let signature = key.sign(&signed(&receipt)).to_bytes();
+    receipt["signature"] = json!(hex(&signature));
+    receipt
+}
+
+/// How a job ended, as receipts have it.
+pub(super) fn outcome(exit_code: Option<u32>, status: Status, message: &str) -> Value {
+    match exit_code {
+        Some(code) => json!({ "status": "exited", "exit_code": code }),
+        None => {
+            json!({ "status": format!("{status:?}"), "code": status.code(), "message": message })
+        }
+    }
+}
+
+/// Whether the receipt is what its `node` signed.
+pub(super) fn is_signed(receipt: &Value) -> bool {
+    let check = || {
+        let node = AccountId::parse(receipt["node"].as_str()?).ok()?;
+        let key = VerifyingKey::from_bytes(node.as_bytes()).ok()?;
+        let signature: [u8; 64] = from_hex(receipt["signature"].as_str()?)?.try_into().ok()?;
+        key.verify_strict(&signed(receipt), &Signature::from_bytes(&signature)).ok()
+    };
+    check().is_some()
+}
+
+fn signed(receipt: &Value) -> Vec<u8> {
+    let mut unsigned = receipt.clone();
+    if let Some(object) = unsigned.as_object_mut() {
+        object.remove("signature");
+    }
+    [SIGNED, unsigned.to_string().as_bytes()].concat()
+}
+
+/// BLAKE3 over everything the job was given but its directories: each argument after the
+/// program's name, each variable, and the hash of what it read from standard input, each behind
+/// its length as eight little-endian bytes.
+pub(super) fn input_hash(
+    arguments: &[String],
+    environment: &[(String, String)],
+    stdin: &str,
+) -> String {
+    let mut hasher = blake3::Hasher::new_derive_key("cell/job-input/v1");
+    let mut put = |part: &str| {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part.as_bytes());
+    };
+    arguments.iter().for_each(|argument| put(argument));
+    for (key, value) in environment {
+        put(key);
+        put(value);
+    }
+    put(stdin);
+    hasher.finalize().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_is_signed() {
+        let key = SigningKey::from_bytes(&[7; 32]);
+        let node = AccountId::from_bytes(key.verifying_key().to_bytes()).to_string();
+        let mut receipt =
+            json!({ "version": 1, "node": node, "fuel": 10, "rerun": { "tape": "00" } });
+        receipt["signature"] = json!(hex(&key.sign(&signed(&receipt)).to_bytes()));
+        assert!(is_signed(&receipt));
+        let pretty = serde_json::to_string_pretty(&receipt).unwrap();
+        assert!(is_signed(&serde_json::from_str(&pretty).unwrap()));
+        for (pointer, value) in
+            [("/fuel", json!(11)), ("/rerun/tape", json!("01")), ("/node", json!("7".repeat(64)))]
+        {
+            let mut changed = receipt.clone();
+            *changed.pointer_mut(pointer).unwrap() = value;
+            assert!(!is_signed(&changed), "{pointer}");
+        }
+        receipt["more"] = json!(1);
+        assert!(!is_signed(&receipt));
+        assert!(!is_signed(&json!({})));
+    }
+}
