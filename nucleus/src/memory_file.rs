@@ -1,9 +1,8 @@
 //! Bytes that are too many for a message between processes: in a file without a name, beside one.
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt as _;
 
 use rustix::fs::MemfdFlags;
 
@@ -17,7 +16,7 @@ pub(crate) fn write(bytes: &[u8]) -> io::Result<OwnedFd> {
 /// The bytes of such a file, of which there may be so many. Who sent it is not believed: it may be
 /// anything, and of any length.
 pub(crate) fn read(file: OwnedFd, bytes_max: u64) -> io::Result<Vec<u8>> {
-    let file = File::from(file);
+    let mut file = File::from(file);
     let metadata = file.metadata()?;
     let len = metadata.len();
     if !metadata.is_file() || len > bytes_max {
@@ -26,7 +25,9 @@ pub(crate) fn read(file: OwnedFd, bytes_max: u64) -> io::Result<Vec<u8>> {
         )));
     }
     let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
-    file.read_exact_at(&mut bytes, 0)?;
+    // The place in it is shared with who wrote it, and not every process here may read past it.
+    file.rewind()?;
+    file.read_exact(&mut bytes)?;
     Ok(bytes)
 }
 

@@ -28,6 +28,7 @@ mod metrics;
 mod neighbour;
 mod postgres;
 mod readiness;
+mod receipts;
 mod running;
 mod schema;
 mod shared;
