@@ -12,8 +12,8 @@ use cell_abi::{AccountId, NanoAtp};
 
 use crate::command::{MEMO_BYTES_MAX, PAYMENTS_MAX};
 use crate::{
-    Balance, Command, Hold, HoldId, LedgerError, LedgerStore, Outcome, Payment, SessionId, Settle,
-    Transfer, TransferId,
+    Balance, Checkpoint, Command, Hold, HoldId, LedgerError, LedgerStore, Outcome, Payment,
+    SessionId, Settle, Transfer, TransferId,
 };
 
 /// The issuer of every ledger under test.
@@ -25,7 +25,7 @@ const LARGEST: u64 = i64::MAX.unsigned_abs();
 
 /// Runs every rule on a fresh store from `create`, which gets the issuer. Panics at the first broken one.
 pub fn run(mut create: impl FnMut(AccountId) -> Box<dyn LedgerStore>) {
-    let rules: [fn(&mut Book); 15] = [
+    let rules: [fn(&mut Book); 16] = [
         transfers_move_money,
         transfers_repeat_harmlessly,
         shapes_are_refused,
@@ -41,6 +41,7 @@ pub fn run(mut create: impl FnMut(AccountId) -> Box<dyn LedgerStore>) {
         expiry_counts_when_voided,
         refusals_leave_no_trace,
         history_is_paged,
+        checkpoints_are_kept,
     ];
     for rule in rules {
         let mut book = Book { store: create(ISSUER), now_ms: 1_000 };
@@ -48,6 +49,27 @@ pub fn run(mut create: impl FnMut(AccountId) -> Box<dyn LedgerStore>) {
         rule(&mut book);
         book.audit();
     }
+}
+
+/// Rows come in pages, oldest first; a checkpoint is kept once, and the first one stays.
+fn checkpoints_are_kept(book: &mut Book) {
+    (0..5).for_each(|amount| book.issue(ALICE, 10 + amount));
+    let rows = book.store.rows(0, 100).unwrap();
+    assert_eq!(rows.iter().map(|row| row.seq).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    assert_eq!(book.store.rows(1, 2).unwrap(), rows[1..3]);
+    assert_eq!(book.store.rows(5, 2).unwrap(), []);
+    assert_eq!(book.store.rows(u64::MAX, 2).unwrap(), []);
+    let head = rows[4].head();
+    let key = |seed| ed25519_dalek::SigningKey::from_bytes(&[seed; 32]);
+    let sign = |time_ms, seed| Checkpoint::sign(head, ISSUER, time_ms, &key(seed));
+    let (first, other) = (sign(1, 1), sign(1, 2));
+    for checkpoint in [&first, &sign(2, 1), &other] {
+        book.store.keep_checkpoint(checkpoint).unwrap();
+    }
+    let mut expected = [first, other];
+    expected.sort_by_key(|checkpoint| checkpoint.node);
+    assert_eq!(book.store.checkpoints().unwrap(), expected);
+    assert!(expected.iter().all(|checkpoint| checkpoint.head_hash == rows[4].hash));
 }
 
 struct Book {

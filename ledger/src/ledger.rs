@@ -12,9 +12,10 @@ use std::{fmt, mem};
 
 use cell_abi::AccountId;
 
+use crate::journal::{Head, Row};
 use crate::{
-    Balance, Command, Entry, Hold, HoldId, HoldRecord, LedgerError, LedgerStore, Outcome,
-    SessionId, Settle, SqliteStore, Transfer, Verified, VerifyError,
+    Balance, Checkpoint, Command, Entry, Hold, HoldId, HoldRecord, LedgerError, LedgerStore,
+    Outcome, SessionId, Settle, SqliteStore, Transfer, Verified, VerifyError,
 };
 
 /// A ledger that is open; clones share it, from any thread.
@@ -202,6 +203,28 @@ impl Ledger {
     /// See [`LedgerStore::verify`]. Takes a handle of its own, so that other reads go on.
     pub fn verify(&self) -> Result<Verified, VerifyError> {
         self.read(|store| store.reopen())?.verify()
+    }
+
+    /// Where the journal ends.
+    pub fn head(&self) -> Result<Head, LedgerError> {
+        let last = self.history(None, None, 1)?.pop();
+        let empty = || Ok(Head::empty(self.issuer()?));
+        last.map_or_else(empty, |last| Ok(Head { seq: last.seq, hash: last.hash }))
+    }
+
+    /// See [`LedgerStore::rows`].
+    pub fn rows(&self, after_seq: u64, limit: u32) -> Result<Vec<Row>, LedgerError> {
+        self.read(|store| store.rows(after_seq, limit))
+    }
+
+    /// See [`LedgerStore::checkpoints`].
+    pub fn checkpoints(&self) -> Result<Vec<Checkpoint>, LedgerError> {
+        self.read(|store| store.checkpoints())
+    }
+
+    /// See [`LedgerStore::keep_checkpoint`]. It is on the disk when this returns.
+    pub fn keep_checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), LedgerError> {
+        self.read(|store| store.reopen())?.keep_checkpoint(checkpoint)
     }
 
     fn read<T>(

@@ -58,6 +58,7 @@
 //! # }
 //! ```
 
+pub mod checkpoint;
 pub mod command;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -75,6 +76,7 @@ pub mod sqlite;
 pub mod store;
 pub mod verify;
 
+pub use checkpoint::Checkpoint;
 pub use command::{Command, Hold, Outcome, Payment, Settle, Transfer};
 pub use error::{LedgerError, VerifyError};
 pub use id::{ContentHash, EntryHash, HoldId, ReceiptHash, SessionId, TransferId};

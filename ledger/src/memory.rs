@@ -2,6 +2,7 @@
 //!
 //! It is not durable: when the last handle is dropped, the books are gone.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use cell_abi::AccountId;
@@ -10,8 +11,8 @@ use crate::journal::{Head, Row};
 use crate::rules::{self, Changes, Tables, Which};
 use crate::verify::{Fold, Snapshot};
 use crate::{
-    Balance, Command, Entry, HoldId, HoldRecord, LedgerError, LedgerStore, Outcome, TransferId,
-    Verified, VerifyError,
+    Balance, Checkpoint, Command, Entry, HoldId, HoldRecord, LedgerError, LedgerStore, Outcome,
+    TransferId, Verified, VerifyError,
 };
 
 /// A [`LedgerStore`] in memory; clones share one ledger.
@@ -26,12 +27,18 @@ struct Books {
     issuer: AccountId,
     rows: Vec<Row>,
     tables: Snapshot,
+    checkpoints: BTreeMap<(u64, AccountId), Checkpoint>,
 }
 
 impl MemoryStore {
     /// An empty ledger of this issuer.
     pub fn new(issuer: AccountId) -> Self {
-        let books = Books { issuer, rows: Vec::new(), tables: Snapshot::default() };
+        let books = Books {
+            issuer,
+            rows: Vec::new(),
+            tables: Snapshot::default(),
+            checkpoints: BTreeMap::new(),
+        };
         Self { issuer, books: Arc::new(Mutex::new(books)) }
     }
 
@@ -93,6 +100,22 @@ impl LedgerStore for MemoryStore {
         let mut fold = Fold::new(self.issuer);
         books.rows.iter().try_for_each(|row| fold.push(row))?;
         fold.finish(&books.tables)
+    }
+
+    fn rows(&self, after_seq: u64, limit: u32) -> Result<Vec<Row>, LedgerError> {
+        let (after, limit) = (usize::try_from(after_seq), usize::try_from(limit));
+        let (after, limit) = (after.unwrap_or(usize::MAX), limit.unwrap_or(usize::MAX));
+        Ok(self.books()?.rows.iter().skip(after).take(limit).cloned().collect())
+    }
+
+    fn keep_checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), LedgerError> {
+        let key = (checkpoint.entries, checkpoint.node);
+        self.books()?.checkpoints.entry(key).or_insert_with(|| checkpoint.clone());
+        Ok(())
+    }
+
+    fn checkpoints(&self) -> Result<Vec<Checkpoint>, LedgerError> {
+        Ok(self.books()?.checkpoints.values().cloned().collect())
     }
 
     fn reopen(&self) -> Result<Box<dyn LedgerStore>, LedgerError> {

@@ -26,10 +26,11 @@ use postgres::config::SslMode;
 use postgres::error::SqlState;
 use postgres::{Client, Config, IsolationLevel, NoTls};
 
+use crate::journal::Row;
 use crate::rules;
 use crate::{
-    Balance, Clock, Command, Entry, HoldRecord, LedgerError, LedgerStore, Outcome, SessionId,
-    Verified, VerifyError,
+    Balance, Checkpoint, Clock, Command, Entry, HoldRecord, LedgerError, LedgerStore, Outcome,
+    SessionId, Verified, VerifyError,
 };
 pub use watch::Watch;
 
@@ -213,7 +214,7 @@ impl LedgerStore for PostgresStore {
         limit: u32,
     ) -> Result<Vec<Entry>, LedgerError> {
         let rows = self.run(|client| tables::history(client, account, before_seq, limit))?;
-        rows.iter().map(crate::journal::Row::entry).collect()
+        rows.iter().map(Row::entry).collect()
     }
 
     fn holds(&self) -> Result<Vec<HoldRecord>, LedgerError> {
@@ -237,6 +238,18 @@ impl LedgerStore for PostgresStore {
             };
             Ok(fold.finish(&tables::snapshot(&mut transaction)?))
         })?
+    }
+
+    fn rows(&self, after_seq: u64, limit: u32) -> Result<Vec<Row>, LedgerError> {
+        self.run(|client| tables::rows(client, after_seq, limit))
+    }
+
+    fn keep_checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), LedgerError> {
+        self.run(|client| tables::keep_checkpoint(client, checkpoint))
+    }
+
+    fn checkpoints(&self) -> Result<Vec<Checkpoint>, LedgerError> {
+        self.run(tables::checkpoints)?.iter().map(|text| crate::checkpoint::read(text)).collect()
     }
 
     fn reopen(&self) -> Result<Box<dyn LedgerStore>, LedgerError> {
@@ -322,6 +335,7 @@ impl Connection {
 }
 
 /// Why something on a connection did not succeed.
+#[derive(Debug)]
 pub(super) enum Failure {
     Ledger(LedgerError),
     Server(postgres::Error),

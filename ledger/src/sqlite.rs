@@ -11,9 +11,11 @@ use std::path::{Path, PathBuf};
 use cell_abi::AccountId;
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
+use crate::journal::Row;
 use crate::rules;
 use crate::{
-    Balance, Command, Entry, HoldRecord, LedgerError, LedgerStore, Outcome, Verified, VerifyError,
+    Balance, Checkpoint, Command, Entry, HoldRecord, LedgerError, LedgerStore, Outcome, Verified,
+    VerifyError,
 };
 
 /// A [`LedgerStore`] in an SQLite file, in WAL mode with `synchronous=FULL`.
@@ -45,6 +47,11 @@ impl SqliteStore {
         // forces it to the disk, so that no answer rests on something that a power cut takes back.
         store.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
         Ok(store)
+    }
+
+    /// Writes a copy of the ledger, as it is at one moment, to a new file (mode 0600), while others go on.
+    pub fn backup(&self, to: &Path) -> Result<(), LedgerError> {
+        file::backup(&self.connection, to)
     }
 
     fn connect(path: &Path) -> Result<Self, LedgerError> {
@@ -99,6 +106,18 @@ impl LedgerStore for SqliteStore {
         file::check_pages(&transaction, "integrity_check")?;
         let fold = tables::fold(&transaction, self.issuer)?;
         fold.finish(&tables::snapshot(&transaction)?)
+    }
+
+    fn rows(&self, after_seq: u64, limit: u32) -> Result<Vec<Row>, LedgerError> {
+        tables::rows(&self.connection, after_seq, limit)
+    }
+
+    fn keep_checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), LedgerError> {
+        tables::keep_checkpoint(&self.connection, checkpoint)
+    }
+
+    fn checkpoints(&self) -> Result<Vec<Checkpoint>, LedgerError> {
+        tables::checkpoints(&self.connection)
     }
 
     fn reopen(&self) -> Result<Box<dyn LedgerStore>, LedgerError> {

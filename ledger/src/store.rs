@@ -4,7 +4,10 @@
 
 use cell_abi::{AccountId, NanoAtp};
 
-use crate::{Command, Entry, HoldId, LedgerError, Outcome, SessionId, Verified, VerifyError};
+use crate::journal::Row;
+use crate::{
+    Checkpoint, Command, Entry, HoldId, LedgerError, Outcome, SessionId, Verified, VerifyError,
+};
 
 /// A place that keeps the ledger. Several handles, in several processes, may be open on one place.
 pub trait LedgerStore: Send {
@@ -42,6 +45,15 @@ pub trait LedgerStore: Send {
     ///
     /// Reads everything and keeps in memory some hundred bytes for each entry.
     fn verify(&self) -> Result<Verified, VerifyError>;
+
+    /// The rows of the journal after this place, oldest first, at most so many.
+    fn rows(&self, after_seq: u64, limit: u32) -> Result<Vec<Row>, LedgerError>;
+
+    /// Keeps a signed statement about the journal, beside it; one that is kept already stays.
+    fn keep_checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), LedgerError>;
+
+    /// All that are kept, by entries and node.
+    fn checkpoints(&self) -> Result<Vec<Checkpoint>, LedgerError>;
 
     /// Another handle on the same place, for a thread that reads while this one writes.
     fn reopen(&self) -> Result<Box<dyn LedgerStore>, LedgerError>;

@@ -119,15 +119,7 @@ impl Fold {
         if found.touched.values().any(|seq| *seq > self.head.seq) {
             return Err(VerifyError::MissingEntry { seq: self.next_seq() });
         }
-        let mut accounts = BTreeMap::new();
-        let mut total = 0;
-        for (account, sums) in &self.accounts {
-            total += sums.posted;
-            accounts.insert(*account, sums.balance().map_err(|rule| self.broken(rule))?);
-        }
-        if total != 0 {
-            return Err(self.broken("the sum over all accounts is zero"));
-        }
+        let (verified, accounts) = self.conclude()?;
         let last_seq = |account: &AccountId, _: &Balance| {
             self.accounts.get(account).map_or(0, |sums| sums.last_seq)
         };
@@ -139,15 +131,30 @@ impl Fold {
         compare("hold", &self.holds, &found.holds, HoldId::to_string, hold_seq)?;
         let key = |(account, seq): &(AccountId, u64)| format!("{account} in entry {seq}");
         compare("touched", &self.touched, &found.touched, key, |(_, seq), _| *seq)?;
+        Ok(verified)
+    }
+
+    /// What the journal alone makes: the totals, and every account's balance.
+    pub fn conclude(&self) -> Result<(Verified, BTreeMap<AccountId, Balance>), VerifyError> {
+        let mut accounts = BTreeMap::new();
+        let mut total = 0;
+        for (account, sums) in &self.accounts {
+            total += sums.posted;
+            accounts.insert(*account, sums.balance().map_err(|rule| self.broken(rule))?);
+        }
+        if total != 0 {
+            return Err(self.broken("the sum over all accounts is zero"));
+        }
         let issued = self.accounts.get(&self.issuer).map_or(0, |sums| sums.posted.unsigned_abs());
-        Ok(Verified {
+        let verified = Verified {
             entries: self.head.seq,
             accounts: accounts.len() as u64,
             transfers: self.transfers.len() as u64,
             open_holds: self.open.len() as u64,
             issued: NanoAtp(u64::try_from(issued).unwrap_or(u64::MAX)),
             head_hash: self.head.hash,
-        })
+        };
+        Ok((verified, accounts))
     }
 
     fn broken(&self, rule: &'static str) -> VerifyError {

@@ -15,8 +15,10 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use cell_abi::{AccountId, NanoAtp};
 use cell_ledger::{
-    Hold, HoldId, Ledger, LedgerError, Outcome, Payment, SessionId, Settle, Transfer, TransferId,
+    Checkpoint, Hold, HoldId, Ledger, LedgerError, Outcome, Payment, SessionId, Settle, Transfer,
+    TransferId,
 };
+use ed25519_dalek::SigningKey;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::home::Home;
@@ -179,6 +181,17 @@ impl Bank {
             _ => NanoAtp::ZERO,
         };
         Ok(id.filter(|_| granted > NanoAtp::ZERO).map(|id| Held { id, amount: granted }))
+    }
+
+    /// Signs where the journal is now, and keeps that beside it.
+    pub(crate) fn checkpoint(&self, key: &SigningKey) -> Result<(), LedgerError> {
+        let (issuer, now) = (self.ledger.issuer()?, self.ledger.now_ms());
+        self.ledger.keep_checkpoint(&Checkpoint::sign(self.ledger.head()?, issuer, now, key))
+    }
+
+    /// Whether other machines use the ledger too.
+    pub(crate) const fn is_shared(&self) -> bool {
+        self.heartbeat.is_some()
     }
 
     /// Gives back what was set aside.

@@ -5,6 +5,7 @@
 
 #[doc(hidden)]
 pub mod allocations;
+mod audit;
 mod bank;
 mod cli;
 mod compile;

@@ -11,6 +11,16 @@ cell_abi::limits! {
         /// The nucleus does not start.
         FILE_BYTES_MAX: u64;
     }
+    crate::audit {
+        /// Longest line of a file in an audit bundle, in bytes.
+        ///
+        /// It is named as a problem.
+        LINE_BYTES_MAX: usize;
+        /// Longest name of a file in an audit bundle, in bytes.
+        ///
+        /// The bundle is not written, or its structure is named as a problem.
+        NAME_BYTES_MAX: usize;
+    }
     crate::bank {
         /// How long a job or a compilation tries to pay when the ledger does not answer.
         ///

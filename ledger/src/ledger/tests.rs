@@ -64,6 +64,18 @@ impl LedgerStore for Scripted {
         self.inner.verify()
     }
 
+    fn rows(&self, after_seq: u64, limit: u32) -> Result<Vec<Row>, LedgerError> {
+        self.inner.rows(after_seq, limit)
+    }
+
+    fn keep_checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), LedgerError> {
+        self.inner.keep_checkpoint(checkpoint)
+    }
+
+    fn checkpoints(&self) -> Result<Vec<Checkpoint>, LedgerError> {
+        self.inner.checkpoints()
+    }
+
     fn reopen(&self) -> Result<Box<dyn LedgerStore>, LedgerError> {
         self.inner.reopen()
     }

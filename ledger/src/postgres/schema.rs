@@ -7,7 +7,8 @@ use super::Failure;
 use crate::LedgerError;
 
 /// What makes each version from the one before it. A step that was released is never changed.
-const STEPS: [&str; 1] = ["
+const STEPS: [&str; 2] = [
+    "
 CREATE TABLE journal (
     seq BIGINT PRIMARY KEY CHECK (seq >= 1),
     time_ms BIGINT NOT NULL CHECK (time_ms >= 0),
@@ -41,11 +42,11 @@ CREATE TABLE touched (
     seq BIGINT NOT NULL REFERENCES journal,
     PRIMARY KEY (account, seq)
 );
--- Who writes, and how often it did. A session is fenced when its epoch is no longer the one it began with.
+-- Who writes. A session is fenced when its epoch is no longer the one it began with.
 CREATE TABLE sessions (
     id BYTEA PRIMARY KEY CHECK (length(id) = 32),
     epoch BIGINT NOT NULL,
-    beats BIGINT NOT NULL
+    seen TIMESTAMPTZ NOT NULL
 );
 -- Against mistakes, not against attackers: those are what the hash chain is for.
 CREATE FUNCTION append_only() RETURNS trigger LANGUAGE plpgsql AS
@@ -54,13 +55,33 @@ CREATE TRIGGER journal_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON journa
     FOR EACH STATEMENT EXECUTE FUNCTION append_only();
 CREATE TRIGGER transfers_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON transfers
     FOR EACH STATEMENT EXECUTE FUNCTION append_only();
-"];
+",
+    "
+-- How often a session wrote, in place of when: nobody's clock has a say.
+ALTER TABLE sessions DROP COLUMN seen, ADD COLUMN beats BIGINT NOT NULL DEFAULT 0;
+CREATE TABLE checkpoints (
+    entries BIGINT NOT NULL CHECK (entries >= 0),
+    node BYTEA NOT NULL CHECK (length(node) = 32),
+    content TEXT NOT NULL,
+    PRIMARY KEY (entries, node)
+);
+",
+];
 
 /// Any number, as long as all who create or upgrade a ledger use the same: they take turns.
 const TURN: i64 = 0x4365_6c6c;
 
 /// Makes the tables or brings them to the newest version; returns the ledger's issuer.
 pub(super) fn open_or_create(client: &mut Client, issuer: AccountId) -> Result<AccountId, Failure> {
+    open_at(client, issuer, STEPS.len())
+}
+
+/// The same, as a program did that knew only so many versions.
+pub(super) fn open_at(
+    client: &mut Client,
+    issuer: AccountId,
+    newest: usize,
+) -> Result<AccountId, Failure> {
     let fsync: String = client.query_one("SHOW fsync", &[])?.try_get(0)?;
     if fsync == "off" {
         let reason = "the server runs with fsync = off, so nothing it says is durable".into();
@@ -83,13 +104,12 @@ pub(super) fn open_or_create(client: &mut Client, issuer: AccountId) -> Result<A
     let row = transaction.query_one("SELECT version, issuer FROM ledger", &[])?;
     let (version, issuer): (i64, &[u8]) = (row.try_get(0)?, row.try_get(1)?);
     let issuer = AccountId::from_bytes(super::tables::thirty_two(issuer)?);
-    let newest = STEPS.len();
     let done = usize::try_from(version).unwrap_or(usize::MAX);
     if done > newest {
         let known = i64::try_from(newest).unwrap_or(i64::MAX);
         return Err(LedgerError::NewerSchema { found: version, known }.into());
     }
-    for step in STEPS.iter().skip(done) {
+    for step in STEPS.iter().take(newest).skip(done) {
         transaction.batch_execute(step)?;
         transaction.execute("UPDATE ledger SET version = version + 1", &[])?;
     }

@@ -15,8 +15,8 @@ use crate::journal::{Head, Row};
 use crate::rules::{Changes, Tables, Which};
 use crate::verify::{Fold, Snapshot};
 use crate::{
-    Balance, Command, Entry, EntryHash, Hold, HoldId, HoldRecord, LedgerError, SessionId,
-    TransferId, VerifyError,
+    Balance, Checkpoint, Command, Entry, EntryHash, Hold, HoldId, HoldRecord, LedgerError,
+    SessionId, TransferId, VerifyError,
 };
 
 type Read<T> = Result<T, Failure>;
@@ -361,6 +361,27 @@ pub(super) fn history(
         }
     };
     rows.iter().map(journal_row).collect()
+}
+
+pub(super) fn rows(client: &mut Client, after_seq: u64, limit: u32) -> Read<Vec<Row>> {
+    let after = i64::try_from(after_seq).unwrap_or(i64::MAX);
+    let sql = "SELECT * FROM journal WHERE seq > $1 ORDER BY seq LIMIT $2";
+    client.query(sql, &[&after, &i64::from(limit)])?.iter().map(journal_row).collect()
+}
+
+pub(super) fn keep_checkpoint(client: &mut Client, checkpoint: &Checkpoint) -> Read<()> {
+    let text = serde_json::to_string(checkpoint)
+        .map_err(|error| LedgerError::Storage { reason: error.to_string() })?;
+    let entries = i64::try_from(checkpoint.entries).unwrap_or(i64::MAX);
+    let node = checkpoint.node.as_bytes().as_slice();
+    let sql = "INSERT INTO checkpoints VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+    client.execute(sql, &[&entries, &node, &text])?;
+    Ok(())
+}
+
+pub(super) fn checkpoints(client: &mut Client) -> Read<Vec<String>> {
+    let sql = "SELECT content FROM checkpoints ORDER BY entries, node";
+    client.query(sql, &[])?.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
 /// Folds the whole journal; the server sends it row by row.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cell_abi::{AccountId, NanoAtp};
 
-use super::{PostgresStore, ServerClock};
+use super::{PostgresStore, ServerClock, schema};
 use crate::conformance::{self, ISSUER, hold, transfer};
 use crate::private_server::Server;
 use crate::{
@@ -232,7 +232,24 @@ fn what_is_not_a_ledger_is_refused() {
     let mut client = server.client(url.rsplit('/').next().unwrap());
     client.execute("UPDATE cell_ledger.ledger SET version = 99", &[]).unwrap();
     let newer = PostgresStore::open_or_create(&url, ISSUER, None).unwrap_err();
-    assert_eq!(newer, LedgerError::NewerSchema { found: 99, known: 1 });
+    assert_eq!(newer, LedgerError::NewerSchema { found: 99, known: 2 });
+}
+
+/// A database of version 1 told when a session wrote last, and had no checkpoints.
+#[test]
+fn an_older_database_is_brought_to_this_version() {
+    let name = "postgres::an_older_database_is_brought_to_this_version";
+    let Some(server) = Server::start(name) else { return };
+    let url = server.database();
+    let mut client = server.client(url.rsplit('/').next().unwrap());
+    client.batch_execute("SET search_path = cell_ledger").unwrap();
+    schema::open_at(&mut client, ISSUER, 1).unwrap();
+    client.batch_execute("SELECT seen FROM cell_ledger.sessions").unwrap();
+    let older: Vec<_> = (0..3).map(|n| open(&url, Some(session(&n.to_string())))).collect();
+    assert_eq!(older[0].sessions().unwrap().len(), 3);
+    let mut store = open(&url, None);
+    one(&mut store, transfer(0, ISSUER, ALICE, 100)).unwrap();
+    assert_eq!((store.verify().unwrap().entries, store.checkpoints().unwrap()), (1, vec![]));
 }
 
 /// The tables say what the journal says, or the audit names the row; history cannot be rewritten by mistake.

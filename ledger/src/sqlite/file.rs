@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use cell_abi::AccountId;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use crate::LedgerError;
 
 /// "Cell" in ASCII, at a fixed place in the file's header, where `file` and other tools look.
 const APPLICATION_ID: i64 = 0x4365_6c6c;
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 /// How long a batch waits for another process's transaction before it gets [`LedgerError::Busy`].
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -68,6 +68,16 @@ CREATE TRIGGER transfers_update BEFORE UPDATE ON transfers BEGIN SELECT RAISE(AB
 CREATE TRIGGER transfers_delete BEFORE DELETE ON transfers BEGIN SELECT RAISE(ABORT, 'append-only'); END;
 ";
 
+/// What makes version 2 from version 1.
+const CHECKPOINTS: &str = "
+CREATE TABLE checkpoints (
+    entries INTEGER NOT NULL CHECK (entries >= 0),
+    node BLOB NOT NULL CHECK (length(node) = 32),
+    content TEXT NOT NULL,
+    PRIMARY KEY (entries, node)
+) STRICT, WITHOUT ROWID;
+";
+
 /// Puts an empty ledger at `path` unless a file is there; of several processes at once, one does.
 ///
 /// The file is made complete under another name and then linked, which fails if the name is taken. So a ledger
@@ -103,15 +113,33 @@ pub(super) fn connect(path: &Path) -> Result<Connection, LedgerError> {
     if !exists(path)? {
         return Err(LedgerError::Missing { path: path.to_owned() });
     }
-    let connection = open_existing(path)?;
+    let mut connection = open_existing(path)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.pragma_update(None, "trusted_schema", false)?;
-    check_mark(&connection, path)?;
+    let found = check_mark(&connection, path)?;
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     use_wal(&connection)?;
+    if found < SCHEMA_VERSION {
+        upgrade(&mut connection)?;
+    }
     Ok(connection)
+}
+
+/// Copies the whole file as it is at one moment; the copy is on the disk when this returns.
+pub(super) fn backup(connection: &Connection, to: &Path) -> Result<(), LedgerError> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
+    let file = file.map_err(|error| io_error("create", to, &error))?;
+    let written = (|| {
+        let name = to.to_str().ok_or_else(|| LedgerError::Storage {
+            reason: format!("{} is not a name in UTF-8", to.display()),
+        })?;
+        connection.execute("VACUUM INTO ?1", [name])?;
+        file.sync_all().map_err(|error| io_error("sync", to, &error))
+    })();
+    // Half a copy is none.
+    written.inspect_err(|_| drop(fs::remove_file(to)))
 }
 
 /// Runs `quick_check` or `integrity_check`.
@@ -122,7 +150,19 @@ pub(super) fn check_pages(connection: &Connection, pragma: &str) -> Result<(), L
     }
 }
 
-fn check_mark(connection: &Connection, path: &Path) -> Result<(), LedgerError> {
+/// Brings an older file to the newest version, in one step; of several processes, one does.
+fn upgrade(connection: &mut Connection) -> Result<(), LedgerError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found == 1 {
+        transaction.execute_batch(CHECKPOINTS)?;
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    }
+    Ok(transaction.commit()?)
+}
+
+/// The version of the file, which is one that this program knows.
+fn check_mark(connection: &Connection, path: &Path) -> Result<i64, LedgerError> {
     let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
     let not_a_ledger = || LedgerError::NotALedger { path: path.to_owned() };
     match number("application_id") {
@@ -134,7 +174,7 @@ fn check_mark(connection: &Connection, path: &Path) -> Result<(), LedgerError> {
         Err(error) => return Err(error.into()),
     }
     match number("user_version")? {
-        SCHEMA_VERSION => Ok(()),
+        found @ 1..=SCHEMA_VERSION => Ok(found),
         found if found > SCHEMA_VERSION => {
             Err(LedgerError::NewerSchema { found, known: SCHEMA_VERSION })
         }
@@ -165,6 +205,7 @@ fn create(draft: &Path, issuer: AccountId) -> Result<(), LedgerError> {
     connection.pragma_update(None, "application_id", APPLICATION_ID)?;
     connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     connection.execute_batch(SCHEMA)?;
+    connection.execute_batch(CHECKPOINTS)?;
     connection.execute("INSERT INTO ledger VALUES (1, ?1)", [issuer.as_bytes()])?;
     connection.execute_batch("COMMIT")?;
     use_wal(&connection)?;

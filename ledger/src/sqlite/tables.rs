@@ -9,7 +9,8 @@ use crate::journal::{Head, Row};
 use crate::rules::{Changes, Tables, Which};
 use crate::verify::{Fold, Snapshot};
 use crate::{
-    Balance, Entry, EntryHash, HoldId, HoldRecord, LedgerError, SessionId, TransferId, VerifyError,
+    Balance, Checkpoint, Entry, EntryHash, HoldId, HoldRecord, LedgerError, SessionId, TransferId,
+    VerifyError,
 };
 
 /// The tables inside one write transaction, which alone may append and so knows the journal's end.
@@ -203,6 +204,34 @@ pub(super) fn snapshot(connection: &Connection) -> Result<Snapshot, LedgerError>
         holds: holds.into_iter().map(|hold| (hold.id, hold)).collect(),
         touched: touched.into_iter().collect(),
     })
+}
+
+pub(super) fn rows(
+    connection: &Connection,
+    after_seq: u64,
+    limit: u32,
+) -> Result<Vec<Row>, LedgerError> {
+    // A place past the largest that a column holds is past every entry.
+    let after = i64::try_from(after_seq).unwrap_or(i64::MAX);
+    let sql = "SELECT * FROM journal WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+    all(connection, sql, params![after, limit], journal_row)
+}
+
+pub(super) fn keep_checkpoint(
+    connection: &Connection,
+    checkpoint: &Checkpoint,
+) -> Result<(), LedgerError> {
+    let text = serde_json::to_string(checkpoint)
+        .map_err(|error| LedgerError::Storage { reason: error.to_string() })?;
+    let sql = "INSERT INTO checkpoints (entries, node, content) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
+    connection.execute(sql, params![checkpoint.entries, checkpoint.node.as_bytes(), text])?;
+    Ok(())
+}
+
+pub(super) fn checkpoints(connection: &Connection) -> Result<Vec<Checkpoint>, LedgerError> {
+    let sql = "SELECT content FROM checkpoints ORDER BY entries, node";
+    let texts = all(connection, sql, [], |row| row.get::<_, String>(0))?;
+    texts.iter().map(|text| crate::checkpoint::read(text)).collect()
 }
 
 fn journal_row(row: &SqlRow<'_>) -> rusqlite::Result<Row> {

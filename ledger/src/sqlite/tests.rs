@@ -57,7 +57,7 @@ fn settings_are_in_force() {
     check("foreign_keys", "1");
     check("trusted_schema", "0");
     check("application_id", "1130720364");
-    check("user_version", "1");
+    check("user_version", "2");
     check("busy_timeout", "10000");
 }
 
@@ -84,12 +84,44 @@ fn other_versions_are_refused() {
     let set_version = |version: i64| {
         Connection::open(&path).unwrap().pragma_update(None, "user_version", version).unwrap();
     };
-    set_version(2);
-    check_refused(&path, |error| *error == LedgerError::NewerSchema { found: 2, known: 1 });
+    set_version(3);
+    check_refused(&path, |error| *error == LedgerError::NewerSchema { found: 3, known: 2 });
     set_version(0);
     check_refused(&path, |error| matches!(error, LedgerError::Corrupt { .. }));
-    set_version(1);
+    set_version(2);
     assert!(SqliteStore::open(&path).is_ok());
+}
+
+/// A file of version 1 had no table for checkpoints; its books are as they were.
+#[test]
+fn an_older_file_is_brought_to_this_version() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("ledger.db");
+    let mut store = SqliteStore::open_or_create(&path, ISSUER).unwrap();
+    let transfer = crate::Transfer {
+        id: crate::TransferId::derive("test", &[]),
+        debit: ISSUER,
+        credit: ALICE,
+        amount: cell_abi::NanoAtp(5),
+        memo: "before".into(),
+    };
+    store.apply(&[Command::Transfer(transfer)], 1).unwrap()[0].clone().unwrap();
+    let before = store.verify().unwrap();
+    drop(store);
+    let older = Connection::open(&path).unwrap();
+    older.execute_batch("DROP TABLE checkpoints; PRAGMA user_version = 1;").unwrap();
+    drop(older);
+    // Several processes may find it at once.
+    let opening: Vec<_> = (0..4)
+        .map(|_| {
+            let path = path.clone();
+            thread::spawn(move || SqliteStore::open(&path).unwrap().verify().unwrap())
+        })
+        .collect();
+    for opened in opening {
+        assert_eq!(opened.join().unwrap(), before);
+    }
+    assert_eq!(SqliteStore::open(&path).unwrap().checkpoints().unwrap(), []);
 }
 
 #[test]

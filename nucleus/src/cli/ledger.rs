@@ -2,10 +2,14 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use cell_abi::{AccountId, CellName, NanoAtp};
-use cell_ledger::{Command as LedgerCommand, Entry, Transfer, TransferId};
+use cell_ledger::{
+    Checkpoint, Command as LedgerCommand, Entry, LedgerStore as _, SqliteStore, Transfer,
+    TransferId,
+};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -24,6 +28,8 @@ pub(crate) enum Command {
     History(HistoryArguments),
     /// Fold the whole journal from the start and compare it with every balance.
     Verify,
+    /// Copy the ledger as it is at one moment to a new file, while everything goes on.
+    Backup(BackupArguments),
     /// Show what was signed for calls of cells that keep receipts; `cell verify` checks it.
     Receipts(receipts::Arguments),
 }
@@ -48,6 +54,12 @@ pub(crate) struct GrantArguments {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct BackupArguments {
+    /// Where to; nothing may be there. To restore, put it in place of `ledger.db`, with `identity` beside.
+    file: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct HistoryArguments {
     /// Only entries of this account.
     account: Option<String>,
@@ -68,6 +80,7 @@ pub(crate) fn run(command: &Command, global: &Global, output: &Output) -> anyhow
         Command::Grant(arguments) => grant(&bank, &names, arguments, output),
         Command::History(arguments) => history(&bank, &names, arguments, output),
         Command::Verify => verify(&bank, output),
+        Command::Backup(arguments) => backup(&home, &bank, arguments, output),
         Command::Receipts(_) => Ok(Exit::Done),
     }
 }
@@ -174,17 +187,70 @@ fn verify(bank: &Bank, output: &Output) -> anyhow::Result<Exit> {
             format!("the ledger does not verify: {error}; keep the file and do not use it"),
         )
     })?;
+    let checkpoints = bank.ledger.checkpoints()?;
+    for checkpoint in &checkpoints {
+        check(bank, checkpoint, verified.entries)?;
+    }
     bar.finish_and_clear();
-    let value = json!({ "verified": true, "entries": verified.entries, "accounts": verified.accounts,
+    let value = json!({ "verified": true, "checkpoints": checkpoints.len(), "entries": verified.entries, "accounts": verified.accounts,
                         "open_holds": verified.open_holds, "issued_nano_atp": verified.issued.0, "sum_nano_atp": 0,
                         "head_hash": verified.head_hash.to_string() });
     let text = format!(
-        "verified: {} entries, {} accounts, {} ATP issued, {} open holds, sum zero; head {}",
+        "verified: {} entries, {} accounts, {} ATP issued, {} open holds, sum zero, {} checkpoints; head {}",
         verified.entries,
         verified.accounts,
         verified.issued,
         verified.open_holds,
+        checkpoints.len(),
         verified.head_hash.short()
+    );
+    output.result(&value, &text);
+    Ok(Exit::Done)
+}
+
+/// Whether the journal still begins with what was signed for.
+fn check(bank: &Bank, checkpoint: &Checkpoint, entries: u64) -> anyhow::Result<()> {
+    let at = checkpoint.entries;
+    let row = match at.checked_sub(1) {
+        Some(before) => bank.ledger.rows(before, 1)?.pop(),
+        None => None,
+    };
+    // Entries that came while the journal was folded are as good.
+    let holds = at <= entries.max(bank.ledger.head()?.seq)
+        && checkpoint.is_signed()
+        && checkpoint.issuer == bank.ledger.issuer()?
+        && row.is_none_or(|row| row.seq == at && row.hash == checkpoint.head_hash);
+    if holds {
+        return Ok(());
+    }
+    let message = format!(
+        "the journal is not the one whose first {at} entries {} signed for: it was rewritten, or is an older copy",
+        checkpoint.node.short()
+    );
+    Err(Failure::new(Exit::NucleusFault, message).into())
+}
+
+fn backup(
+    home: &Home,
+    bank: &Bank,
+    arguments: &BackupArguments,
+    output: &Output,
+) -> anyhow::Result<Exit> {
+    if bank.is_shared() {
+        let text = "the ledger is in PostgreSQL; back it up with `pg_dump --schema cell_ledger`";
+        return Err(Failure::new(Exit::Usage, text).into());
+    }
+    let to = std::path::absolute(&arguments.file)?;
+    SqliteStore::open(&home.ledger())?.backup(&to).context("back up the ledger")?;
+    let copy = SqliteStore::open(&to)?.verify().context("verify the copy")?;
+    let value =
+        json!({ "file": to, "entries": copy.entries, "head_hash": copy.head_hash.to_string() });
+    let text = format!(
+        "{}: {} entries, verified, head {}; keep {} with it",
+        to.display(),
+        copy.entries,
+        copy.head_hash.short(),
+        home.identity().display()
     );
     output.result(&value, &text);
     Ok(Exit::Done)

@@ -1,5 +1,6 @@
 //! The command line: what can be typed, and what every command shares.
 
+mod audit;
 mod build;
 mod call;
 mod completions;
@@ -110,6 +111,9 @@ enum Command {
     /// Show balances and history, grant ATP, verify the journal.
     #[command(subcommand)]
     Ledger(ledger::Command),
+    /// Write or check one file that says all that happened to money here.
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Run what a receipt bills again, and say where it differs.
     Verify(verify::Arguments),
     /// Print a completion script for a shell.
@@ -162,6 +166,7 @@ impl Cli {
             Command::Inspect(arguments) => inspect::run(arguments, global, output),
             Command::Id => inspect::id(global, output),
             Command::Ledger(command) => ledger::run(command, global, output),
+            Command::Audit(command) => audit::run(command, global, output),
             Command::Verify(arguments) => verify::run(arguments, global, output),
             Command::Completions(arguments) => completions::run(arguments),
             Command::Worker(arguments) => {

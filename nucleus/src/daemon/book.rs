@@ -38,6 +38,10 @@ impl Book {
         })
     }
 
+    pub(super) const fn key(&self) -> &SigningKey {
+        &self.key
+    }
+
     /// Signs and keeps a receipt for these calls.
     pub(super) fn issue(
         &mut self,

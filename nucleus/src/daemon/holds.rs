@@ -171,6 +171,13 @@ impl Holds {
         Ok(())
     }
 
+    /// Signs where the journal is, for whoever keeps that elsewhere.
+    pub(super) fn checkpoint(&self) {
+        if let Err(error) = self.bank.checkpoint(self.book.key()) {
+            tracing::warn!(%error, "a checkpoint is missing");
+        }
+    }
+
     /// Whether something waits for the ledger.
     pub(super) fn is_behind(&self) -> bool {
         self.in_doubt.is_some() || !self.waiting.is_empty()

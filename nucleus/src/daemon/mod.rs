@@ -50,6 +50,8 @@ use workers::{Unheard, Workers};
 
 /// How often logs are looked at and a dead worker's back-off ends.
 const TICK: Duration = Duration::from_millis(200);
+/// How often a checkpoint of the journal is signed; one more is when the nucleus goes down.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(3600);
 /// How long the worker may take to end its calls when the nucleus goes down.
 const DOWN_TIME_MAX: Duration = Duration::from_secs(4);
 
@@ -107,6 +109,7 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
         waiting: Vec::new(),
         started: Instant::now(),
         readiness: Readiness::new(),
+        checkpointed: Instant::now(),
     };
     tracing::info!(home = %home.root().display(), "nucleus is up");
     let ended = nucleus.serve(&inbox);
@@ -129,6 +132,7 @@ struct Nucleus {
     waiting: Vec<Waiting>,
     started: Instant,
     readiness: Readiness,
+    checkpointed: Instant,
 }
 
 /// Somebody who waits for a deployment to end.
@@ -161,6 +165,10 @@ impl Nucleus {
                 self.cells.rotate_logs(&mut self.workers);
                 self.workers.restart_if_due()?;
                 tolerate(self.holds.catch_up())?;
+                if self.checkpointed.elapsed() >= CHECKPOINT_EVERY {
+                    self.checkpointed = Instant::now();
+                    self.holds.checkpoint();
+                }
                 self.readiness.tick(|| self.workers.is_ready() && self.cells.are_settled());
             }
         }
@@ -357,6 +365,7 @@ impl Nucleus {
             }
         }
         self.pay_what_waits();
+        self.holds.checkpoint();
         self.workers.kill();
         self.cells.remove_sockets();
         let _ = fs::remove_file(self.home.socket());

@@ -12,6 +12,7 @@
     reason = "tests print what they measured and what they skipped"
 )]
 
+mod audit;
 mod boundaries;
 mod cli;
 mod compiler;
