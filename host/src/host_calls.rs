@@ -288,7 +288,7 @@ impl Target {
         for share in std::iter::once(own).chain(outcome.callees.iter().cloned()) {
             share.add_to(&mut guest.call.callees);
         }
-        guest.call.records.extend(outcome.records.drain(..));
+        guest.call.records.append(&mut outcome.records);
         let reply = match outcome.status {
             Status::Ok => lease.reply(&outcome).to_vec(),
             _ => outcome.message,

@@ -87,7 +87,7 @@ impl Draft {
             output_bytes: output.len() as u64,
             output_hash: *blake3::hash(output).as_bytes(),
             tape,
-            flaw: flaw.or(stopped.then_some(Flaw::Stopped)),
+            flaw: flaw.or_else(|| stopped.then_some(Flaw::Stopped)),
         })
     }
 }

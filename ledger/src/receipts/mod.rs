@@ -398,9 +398,9 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// The bytes that these hexadecimal digits stand for.
+/// The bytes that these hexadecimal digits stand for. Letters are small: bytes have one text.
 pub fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |digit: u8| char::from(digit).to_digit(16);
+    let digit = |digit: u8| char::from(digit).to_digit(16).filter(|_| !digit.is_ascii_uppercase());
     let pair = |pair: &[u8]| match *pair {
         [high, low] => u8::try_from(digit(high)? << 4 | digit(low)?).ok(),
         _ => None,

@@ -66,7 +66,7 @@ pub(super) fn make(facts: &Facts<'_>, ended: &Ended, key: &SigningKey) -> Value 
         "wall_ms": millis(facts.started.elapsed().unwrap_or_default()),
     });
     if ended.tape.is_some() || ended.flaw.is_some() {
-        receipt["rerun"] = json!({
+        let rerun = json!({
             "program": facts.program,
             "arguments": facts.arguments,
             "environment": facts.environment,
@@ -75,10 +75,18 @@ pub(super) fn make(facts: &Facts<'_>, ended: &Ended, key: &SigningKey) -> Value 
             "tape": ended.tape.as_deref().map(hex),
             "not_checkable": ended.flaw,
         });
+        put(&mut receipt, "rerun", rerun);
     }
     let signature = key.sign(&signed(&receipt)).to_bytes();
-    receipt["signature"] = json!(hex(&signature));
+    put(&mut receipt, "signature", json!(hex(&signature)));
     receipt
+}
+
+/// Adds a field to an object.
+pub(super) fn put(object: &mut Value, field: &str, value: Value) {
+    if let Some(fields) = object.as_object_mut() {
+        fields.insert(field.to_owned(), value);
+    }
 }
 
 /// How a job ended, as receipts have it.

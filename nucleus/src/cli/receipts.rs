@@ -11,6 +11,7 @@ use cell_ledger::receipts::{FUEL, Filter, Receipt};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::job_receipt::put;
 use super::verify::{export, find, open};
 use super::{Exit, Output};
 use crate::home::Home;
@@ -77,7 +78,7 @@ pub(super) fn run(arguments: &Arguments, home: &Home, output: &Output) -> anyhow
 /// A receipt as it was signed, with its hash.
 fn value(receipt: &Receipt) -> Value {
     let mut value = json!(receipt);
-    value["hash"] = json!(receipt.hash().to_string());
+    put(&mut value, "hash", json!(receipt.hash().to_string()));
     value
 }
 

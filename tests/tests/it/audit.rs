@@ -47,17 +47,10 @@ fn a_bundle_is_signed_to_the_last_bit() {
     let nucleus = nucleus();
     (0..3).for_each(|_| count(&nucleus));
     paid(&nucleus);
-    fs::write(
-        nucleus.path().join("nucleus.toml"),
-        "require_walls = false\nledger = \"postgres://u:secret@h/d\"\n",
-    )
-    .unwrap();
+    let settings = "[receipts]\nkept_mb_max = 10\n# ledger = \"postgres://u:secret@h/d\"\n";
+    fs::write(nucleus.path().join("nucleus.toml"), settings).unwrap();
     let place = place();
-    let path = {
-        // The address is one for a later start; this ledger is a file.
-        fs::rename(nucleus.path().join("nucleus.toml"), place.path().join("kept.toml")).unwrap();
-        export(&nucleus, &place)
-    };
+    let path = export(&nucleus, &place);
     let (code, found) = check(&path);
     assert_eq!(code, 0, "{found}");
     assert_eq!(found["problems"], serde_json::json!([]));
@@ -73,6 +66,7 @@ fn a_bundle_is_signed_to_the_last_bit() {
         assert!(listed.lines().any(|line| line == name), "{name}: {listed}");
     }
     let whole = fs::read(&path).unwrap();
+    assert!(!String::from_utf8_lossy(&whole).contains("secret"), "an address with a password");
     let (flipped, mut random) = (place.path().join("flipped.tar"), Random::new(5));
     let flips = 1000;
     thread::scope(|scope| {

@@ -14,6 +14,7 @@ use super::super::turn::Task;
 use super::{EventLoop, REQUESTS_KEPT, TaskWaker};
 
 /// What a task's future comes to.
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each call")]
 pub(super) enum Done {
     /// The reply, and the memory of the request.
     Ended(Ended, Vec<u8>),
