@@ -11,11 +11,17 @@ cell_abi::limits! {
         /// The nucleus does not start.
         FILE_BYTES_MAX: u64;
     }
-    crate::audit {
+    crate::audit::check {
         /// Longest line of a file in an audit bundle, in bytes.
         ///
         /// It is named as a problem.
         LINE_BYTES_MAX: usize;
+        /// Problems of an audit bundle that are told: one wrong bit may break all that comes after it.
+        ///
+        /// The rest are not told.
+        PROBLEMS_TOLD_MAX: usize;
+    }
+    crate::audit::archive {
         /// Longest name of a file in an audit bundle, in bytes.
         ///
         /// The bundle is not written, or its structure is named as a problem.

@@ -19,7 +19,7 @@ use super::{About, AccountLine, FORMAT, JournalLine, Manifest, ReceiptLine, row_
 /// Longest line of a file in a bundle, in bytes: a receipt with as many calls as one may have.
 pub(crate) const LINE_BYTES_MAX: usize = 96 << 20;
 /// Problems that are told; one flipped bit may break everything after it.
-const PROBLEMS_TOLD_MAX: usize = 20;
+pub(crate) const PROBLEMS_TOLD_MAX: usize = 20;
 
 /// What was found.
 #[derive(Debug, Default)]

@@ -2,8 +2,8 @@
 //!
 //! It is a tar file whose `README.txt` says what it holds. [`check`] needs nothing but the file.
 
-mod archive;
-mod check;
+pub(crate) mod archive;
+pub(crate) mod check;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufReader, BufWriter, Seek as _, Write};
@@ -24,9 +24,8 @@ use serde_json::json;
 
 use crate::bank::Bank;
 use crate::home::{Home, read_file};
-pub(crate) use archive::NAME_BYTES_MAX;
 use archive::{Listed, Writer};
-pub(crate) use check::{LINE_BYTES_MAX, check};
+pub(crate) use check::check;
 
 const FORMAT: &str = "cell/audit/v1";
 /// What the manifest's signature is over besides the manifest.
