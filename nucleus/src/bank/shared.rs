@@ -1,4 +1,4 @@
-//! A ledger that several machines share: opening it, and proving that this session lives.
+//! A ledger that several machines share: opening it, and showing again and again that its user lives.
 //!
 //! It watches the other sessions too, and releases what dead ones hold.
 
