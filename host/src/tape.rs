@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Stop;
 use crate::stdio::Digest;
+use crate::wasi::first_vector;
 
 cell_abi::limits! {
     /// Longest tape of a call or a job whose receipt is kept, in bytes: what it learned from clocks,
@@ -229,10 +230,7 @@ impl WasiCall<'_> {
     /// Where in memory the function writes when it succeeds, given the number that it writes first, if
     /// any; `None` for one that tells the guest nothing that it does not know.
     fn written(&self, memory: &[u8], first: u32) -> Option<Vec<(usize, usize)>> {
-        let argument = |at: usize| {
-            let value = self.arguments.get(at).copied().unwrap_or(0);
-            usize::try_from(value & i64::from(u32::MAX)).unwrap_or(0)
-        };
+        let argument = |at| self.argument(at);
         let first = usize::try_from(first).unwrap_or(usize::MAX);
         Some(match self.name {
             "clock_res_get" => vec![(argument(1), 8)],
@@ -252,17 +250,20 @@ impl WasiCall<'_> {
         })
     }
 
+    /// An argument as an address or a length.
+    fn argument(&self, at: usize) -> usize {
+        let value = self.arguments.get(at).copied().unwrap_or(0);
+        usize::try_from(value & i64::from(u32::MAX)).unwrap_or(0)
+    }
+
     /// While playing: what the guest reads and writes goes into the digests of its streams.
     fn count(&self, tape: &Tape, memory: &[u8], bytes: u32) -> wasmtime::Result<()> {
         let fd = self.arguments.first().copied().unwrap_or(-1);
         if !matches!((self.name, fd), ("fd_read", 0) | ("fd_write", 1)) || bytes == 0 {
             return Ok(());
         }
-        let argument = |at: usize| {
-            let value = self.arguments.get(at).copied().unwrap_or(0);
-            usize::try_from(value & i64::from(u32::MAX)).unwrap_or(0)
-        };
-        let vector = first_vector(memory, argument(1), argument(2)).ok_or(Stop::Diverged)?;
+        let vector = first_vector(memory, self.argument(1), self.argument(2));
+        let vector = vector.ok_or(Stop::Diverged)?;
         let len = usize::try_from(bytes)?.min(vector.1);
         let moved = memory.get(vector.0..vector.0.saturating_add(len)).ok_or(Stop::Diverged)?;
         tape.with_streams(|streams| match fd {
@@ -271,20 +272,6 @@ impl WasiCall<'_> {
         });
         Ok(())
     }
-}
-
-/// The first of these buffers that is not empty: the one that wasmtime-wasi serves.
-fn first_vector(memory: &[u8], at: usize, count: usize) -> Option<(usize, usize)> {
-    let number = |bytes: &[u8]| {
-        let bytes = bytes.first_chunk::<4>()?;
-        usize::try_from(u32::from_le_bytes(*bytes)).ok()
-    };
-    memory
-        .get(at..)?
-        .chunks_exact(8)
-        .take(count)
-        .filter_map(|vector| Some((number(vector)?, number(vector.get(4..)?)?)))
-        .find(|(_, len)| *len > 0)
 }
 
 #[cfg(test)]

@@ -156,17 +156,23 @@ fn path(len: i32) -> u64 {
 /// A vectored read or write: wasmtime-wasi serves the first buffer that is not empty.
 fn vectors(memory: &[u8], iovs: i32, count: i32) -> u64 {
     let vectors = SYSTEM_CALL + 8 * length(count);
-    let at = usize::try_from(iovs.cast_unsigned()).unwrap_or(usize::MAX);
-    let count = usize::try_from(count.cast_unsigned()).unwrap_or(usize::MAX);
-    let first = memory
-        .get(at..)
-        .unwrap_or_default()
+    let number = |value: i32| usize::try_from(value.cast_unsigned()).unwrap_or(usize::MAX);
+    let first = first_vector(memory, number(iovs), number(count)).map_or(0, |(_, len)| len as u64);
+    // A length past the memory's end is refused by wasmtime-wasi, so it costs no more than all of it.
+    let bytes = first.min(memory.len() as u64);
+    vectors.saturating_add(bytes * BYTE)
+}
+
+/// The first of these buffers that is not empty: the one that wasmtime-wasi serves.
+pub(crate) fn first_vector(memory: &[u8], at: usize, count: usize) -> Option<(usize, usize)> {
+    let number = |bytes: &[u8]| {
+        let bytes = bytes.first_chunk::<4>()?;
+        usize::try_from(u32::from_le_bytes(*bytes)).ok()
+    };
+    memory
+        .get(at..)?
         .chunks_exact(8)
         .take(count.min(VECTORS_MAX))
-        .filter_map(|vector| vector.last_chunk::<4>())
-        .map(|len| u32::from_le_bytes(*len))
-        .find(|len| *len > 0);
-    // A length past the memory's end is refused by wasmtime-wasi, so it costs no more than all of it.
-    let bytes = u64::from(first.unwrap_or(0)).min(memory.len() as u64);
-    vectors.saturating_add(bytes * BYTE)
+        .filter_map(|vector| Some((number(vector)?, number(vector.get(4..)?)?)))
+        .find(|(_, len)| *len > 0)
 }

@@ -1,19 +1,16 @@
 //! Signed statements about how far the journal was: who keeps one elsewhere can tell if it is rewritten
 //! later.
-//!
-//! What is signed is a checkpoint's JSON: its fields in the order they are declared here, without spaces
-//! and with an empty signature.
 
 use cell_abi::AccountId;
-use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
 use crate::journal::Head;
-use crate::receipts::{from_hex, hex, text};
+use crate::signed::{self, text};
 use crate::{EntryHash, LedgerError};
 
-/// What a signature is over besides the checkpoint: no other signed object reads alike.
-const SIGNED: &[u8] = b"cell/checkpoint/v1\0";
+/// What a checkpoint's signature is over besides the checkpoint.
+const SIGNED: &str = "cell/checkpoint/v1";
 
 /// The journal had so many entries, and the last one this hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,31 +40,21 @@ impl Checkpoint {
     pub fn sign(head: Head, issuer: AccountId, time_ms: u64, key: &SigningKey) -> Self {
         let mut this = Self {
             version: 1,
-            node: AccountId::from_bytes(key.verifying_key().to_bytes()),
+            node: signed::node(key),
             issuer,
             entries: head.seq,
             head_hash: head.hash,
             time_ms,
             signature: String::new(),
         };
-        this.signature = hex(&key.sign(&this.signed()).to_bytes());
+        this.signature = signed::sign(SIGNED, &this, key);
         this
     }
 
     /// Whether it is what its node signed.
     pub fn is_signed(&self) -> bool {
-        let check = || {
-            let key = VerifyingKey::from_bytes(self.node.as_bytes()).ok()?;
-            let signature: [u8; 64] = from_hex(&self.signature)?.try_into().ok()?;
-            key.verify_strict(&self.signed(), &Signature::from_bytes(&signature)).ok()
-        };
-        self.version == 1 && check().is_some()
-    }
-
-    fn signed(&self) -> Vec<u8> {
         let unsigned = Self { signature: String::new(), ..self.clone() };
-        // Numbers and texts can always be written.
-        [SIGNED, &serde_json::to_vec(&unsigned).unwrap_or_default()].concat()
+        self.version == 1 && signed::is_signed(SIGNED, &unsigned, self.node, &self.signature)
     }
 }
 

@@ -72,6 +72,7 @@ pub mod postgres;
 pub mod private_server;
 pub mod receipts;
 pub mod rules;
+pub mod signed;
 pub mod sqlite;
 pub mod store;
 pub mod verify;

@@ -19,7 +19,6 @@ mod limits;
 mod link;
 mod manifest;
 mod memory_file;
-mod rates;
 mod sdk;
 mod toolchain;
 mod walls;

@@ -15,17 +15,18 @@ use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cell_abi::{AccountId, CellHash, EngineId};
-use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
 use crate::id::digest;
+use crate::signed::{self, json, text};
 use crate::{ContentHash, ReceiptHash};
 pub use store::{Filter, KeptCall, ReceiptStore, StoreError};
 
 /// The version of the format that this program writes and reads.
 pub const VERSION: u32 = 1;
-/// What a signature is over besides the receipt: no other signed object reads alike.
-const SIGNED: &[u8] = b"cell/receipt/v1\0";
+/// What a receipt's signature is over besides the receipt.
+const SIGNED: &str = "cell/receipt/v1";
 /// The dimension that every call has.
 pub const FUEL: &str = "fuel";
 
@@ -203,7 +204,7 @@ impl Receipt {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut this = Self {
             version: VERSION,
-            node: AccountId::from_bytes(key.verifying_key().to_bytes()),
+            node: signed::node(key),
             payer: terms.payer,
             cell: terms.cell.clone(),
             payee: terms.payee,
@@ -222,7 +223,7 @@ impl Receipt {
         let charge = this.charge()?;
         this.charge_nano_atp = u64::try_from(charge)
             .map_err(|_| ReceiptError::Charge { expected: charge, charged: u64::MAX })?;
-        this.signature = hex(&key.sign(&this.signed()).to_bytes());
+        this.signature = signed::sign(SIGNED, &this, key);
         Ok(this)
     }
 
@@ -237,6 +238,11 @@ impl Receipt {
         }
     }
 
+    /// How many calls it is over.
+    pub const fn calls(&self) -> u64 {
+        self.last_call.saturating_sub(self.first_call).saturating_add(1)
+    }
+
     /// The hash that the next receipt holds.
     pub fn hash(&self) -> ReceiptHash {
         ReceiptHash::from_bytes(digest("cell/receipt/v1/hash", &[&json(self)]))
@@ -247,11 +253,10 @@ impl Receipt {
         if self.version != VERSION {
             return Err(ReceiptError::Version(self.version));
         }
-        let key =
-            VerifyingKey::from_bytes(self.node.as_bytes()).map_err(|_| ReceiptError::Signature)?;
-        let signature = unhex::<64>(&self.signature).ok_or(ReceiptError::Signature)?;
-        key.verify_strict(&self.signed(), &Signature::from_bytes(&signature))
-            .map_err(|_| ReceiptError::Signature)?;
+        let unsigned = Self { signature: String::new(), ..self.clone() };
+        if !signed::is_signed(SIGNED, &unsigned, self.node, &self.signature) {
+            return Err(ReceiptError::Signature);
+        }
         if self.first_call == 0 || self.last_call < self.first_call || self.sequence == 0 {
             return Err(ReceiptError::Calls(self.first_call, self.last_call));
         }
@@ -300,8 +305,7 @@ impl Receipt {
         {
             return Err(ReceiptError::LeafOrder(call));
         }
-        let count = (self.last_call - self.first_call).checked_add(1);
-        if count != Some(leaves.len() as u64) || root(leaves) != self.leaves_root {
+        if self.calls() != leaves.len() as u64 || root(leaves) != self.leaves_root {
             return Err(ReceiptError::Leaves);
         }
         for (dimension, count) in &self.counters {
@@ -321,8 +325,8 @@ impl Receipt {
         if !(self.first_call..=self.last_call).contains(&leaf.call) {
             return Err(ReceiptError::LeafOrder(leaf.call));
         }
-        let count = self.last_call - self.first_call + 1;
-        match merkle::root_by_path(leaf.hash(), leaf.call - self.first_call, count, path) {
+        let place = leaf.call - self.first_call;
+        match merkle::root_by_path(leaf.hash(), place, self.calls(), path) {
             Some(root) if root == self.leaves_root => Ok(()),
             _ => Err(ReceiptError::LeafOrder(leaf.call)),
         }
@@ -336,11 +340,6 @@ impl Receipt {
             Ok(u128::from(*count) * u128::from(rate.nano_atp) / u128::from(rate.per))
         };
         self.counters.iter().map(price).sum()
-    }
-
-    fn signed(&self) -> Vec<u8> {
-        let unsigned = Self { signature: String::new(), ..self.clone() };
-        [SIGNED, &json(&unsigned)].concat()
     }
 }
 
@@ -380,60 +379,6 @@ pub fn content_hash(bytes: &[u8]) -> ContentHash {
 
 fn root(leaves: &[Leaf]) -> ContentHash {
     merkle::root(&leaves.iter().map(Leaf::hash).collect::<Vec<_>>())
-}
-
-/// The JSON that stands for a value: without spaces, fields as declared.
-fn json<T: Serialize>(value: &T) -> Vec<u8> {
-    // Numbers, texts and maps with text keys can always be written.
-    serde_json::to_vec(value).unwrap_or_default()
-}
-
-/// Bytes as hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// The bytes that these hexadecimal digits stand for. Letters are small: bytes have one text.
-pub fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |digit: u8| char::from(digit).to_digit(16).filter(|_| !digit.is_ascii_uppercase());
-    let pair = |pair: &[u8]| match *pair {
-        [high, low] => u8::try_from(digit(high)? << 4 | digit(low)?).ok(),
-        _ => None,
-    };
-    text.as_bytes().chunks(2).map(pair).collect()
-}
-
-fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    from_hex(text)?.try_into().ok()
-}
-
-/// Values that are one text, in JSON.
-pub mod text {
-    use std::fmt::Display;
-    use std::str::FromStr;
-
-    use serde::de::Error as _;
-    use serde::{Deserialize as _, Deserializer, Serializer};
-
-    /// Writes the value as its text.
-    pub fn serialize<T: Display, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(value)
-    }
-
-    /// Reads the value from its text.
-    pub fn deserialize<'de, T, D>(from: D) -> Result<T, D::Error>
-    where
-        T: FromStr,
-        T::Err: Display,
-        D: Deserializer<'de>,
-    {
-        String::deserialize(from)?.parse().map_err(D::Error::custom)
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ use std::time::Duration;
 use cell_abi::AccountId;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
 
-use super::{Leaf, Receipt, Terms, json};
+use super::{Leaf, Receipt, Terms};
+use crate::signed::json;
 
 /// "CelR" in ASCII.
 const APPLICATION_ID: i64 = 0x4365_6c52;

@@ -34,19 +34,12 @@ impl<W: Write> Writer<W> {
     /// Adds a file whose length is known.
     pub(super) fn add(&mut self, name: &str, len: u64, mut content: impl Read) -> io::Result<()> {
         self.to.write_all(&header(name, len)?)?;
-        let mut hasher = blake3::Hasher::new();
-        let mut buffer = vec![0; 64 << 10];
-        let mut left = len;
-        while left > 0 {
-            let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let part = buffer.get_mut(..most).unwrap_or_default();
+        let to = &mut self.to;
+        let blake3 = hashed(len, |part| {
             content.read_exact(part)?;
-            hasher.update(part);
-            self.to.write_all(part)?;
-            left -= most as u64;
-        }
+            to.write_all(part)
+        })?;
         self.to.write_all(&vec![0; padding(len)])?;
-        let blake3 = hasher.finalize().to_string();
         self.files.push(Listed { name: name.to_owned(), bytes: len, blake3 });
         Ok(())
     }
@@ -119,23 +112,17 @@ impl<R: Read> Reader<R> {
         len: u64,
         mut take: impl FnMut(&[u8]),
     ) -> Result<String, ArchiveError> {
-        let mut hasher = blake3::Hasher::new();
-        let mut buffer = vec![0; 64 << 10];
-        let mut left = len;
-        while left > 0 {
-            let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let part = buffer.get_mut(..most).unwrap_or_default();
+        let blake3 = hashed(len, |part| {
             self.fill(part)?;
-            hasher.update(part);
             take(part);
-            left -= most as u64;
-        }
+            Ok(())
+        })?;
         let at = self.at;
         let mut rest = vec![0; padding(len)];
         self.fill(&mut rest)?;
         match rest.iter().position(|byte| *byte != 0) {
             Some(place) => Err(ArchiveError::Structure(at + place as u64)),
-            None => Ok(hasher.finalize().to_string()),
+            None => Ok(blake3),
         }
     }
 
@@ -156,6 +143,21 @@ impl<R: Read> Reader<R> {
         self.at += bytes.len() as u64;
         Ok(())
     }
+}
+
+/// Moves so many bytes in parts, each filled by `next`; returns their hash.
+fn hashed<E>(len: u64, mut next: impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<String, E> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 64 << 10];
+    let mut left = len;
+    while left > 0 {
+        let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let part = buffer.get_mut(..most).unwrap_or_default();
+        next(part)?;
+        hasher.update(part);
+        left -= most as u64;
+    }
+    Ok(hasher.finalize().to_string())
 }
 
 fn header(name: &str, len: u64) -> io::Result<[u8; BLOCK]> {

@@ -7,10 +7,10 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use cell_abi::AccountId;
-use cell_ledger::receipts::{Receipt, from_hex};
+use cell_ledger::receipts::Receipt;
+use cell_ledger::signed;
 use cell_ledger::verify::Fold;
 use cell_ledger::{Checkpoint, EntryHash, Verified};
-use ed25519_dalek::{Signature, VerifyingKey};
 use serde::de::DeserializeOwned;
 
 use super::archive::{Listed, Reader};
@@ -223,13 +223,11 @@ impl Checker {
 
     /// Every file is in the manifest, as it is, and the manifest is signed.
     fn signature(&mut self, about: &About, manifest: &Manifest) {
-        let signed = || {
-            let node = AccountId::parse(&manifest.node).ok()?;
-            let key = VerifyingKey::from_bytes(node.as_bytes()).ok()?;
-            let signature: [u8; 64] = from_hex(&manifest.signature)?.try_into().ok()?;
-            key.verify_strict(&manifest.signed(), &Signature::from_bytes(&signature)).ok()
-        };
-        if signed().is_none() || manifest.format != FORMAT || manifest.node != about.node {
+        let node = AccountId::parse(&manifest.node);
+        let is_signed = node.is_ok_and(|node| {
+            signed::is_signed(FORMAT, &manifest.unsigned(), node, &manifest.signature)
+        });
+        if !is_signed || manifest.format != FORMAT || manifest.node != about.node {
             self.findings.wrong("manifest.json: it is not what the node in about.json signed");
         }
         // Its own text has spaces and an order that no signature is over.

@@ -11,14 +11,15 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use anyhow::Context as _;
-use cell_abi::{AccountId, CellHash};
+use cell_abi::CellHash;
 use cell_host::Sandbox;
 use cell_host::engine::WASMTIME_VERSION;
 use cell_ledger::journal::Row;
-use cell_ledger::receipts::{Filter, Leaf, Receipt, ReceiptStore, hex};
+use cell_ledger::receipts::{Filter, Leaf, Receipt, ReceiptStore};
+use cell_ledger::signed::{self, from_hex, hex};
 use cell_ledger::verify::Fold;
 use cell_ledger::{EntryHash, Verified};
-use ed25519_dalek::{Signer as _, SigningKey};
+use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -28,8 +29,6 @@ use archive::{Listed, Writer};
 pub(crate) use check::check;
 
 const FORMAT: &str = "cell/audit/v1";
-/// What the manifest's signature is over besides the manifest.
-const SIGNED: &[u8] = b"cell/audit/v1\0";
 /// Rows of the journal that are read at once.
 const ROWS: u32 = 1000;
 
@@ -102,9 +101,8 @@ struct Manifest {
 }
 
 impl Manifest {
-    fn signed(&self) -> Vec<u8> {
-        let unsigned = json!({ "format": self.format, "node": self.node, "files": self.files });
-        [SIGNED, unsigned.to_string().as_bytes()].concat()
+    fn unsigned(&self) -> serde_json::Value {
+        json!({ "format": self.format, "node": self.node, "files": self.files })
     }
 }
 
@@ -129,7 +127,7 @@ fn write(
     to: BufWriter<File>,
 ) -> anyhow::Result<Verified> {
     let issuer = bank.ledger.issuer()?;
-    let scratch = || tempfile_in(home);
+    let scratch = || tempfile::tempfile_in(home.root());
     let mut journal = BufWriter::new(scratch()?);
     let mut fold = Fold::new(issuer);
     loop {
@@ -143,7 +141,7 @@ fn write(
         }
     }
     let (verified, balances) = fold.conclude()?;
-    let node = AccountId::from_bytes(key.verifying_key().to_bytes()).to_string();
+    let node = signed::node(key).to_string();
     let about = About {
         format: FORMAT.into(),
         node: node.clone(),
@@ -185,14 +183,14 @@ fn write(
         let store = ReceiptStore::open(&home.receipts(), u64::MAX)?;
         for receipt in store.receipts(&Filter::default())? {
             let leaves: Vec<_> = store.calls(&receipt)?.into_iter().map(|call| call.leaf).collect();
-            let are_all = leaves.len() as u64 == receipt.last_call - receipt.first_call + 1;
+            let are_all = leaves.len() as u64 == receipt.calls();
             put_line(&mut receipts, &ReceiptLine { receipt, leaves: are_all.then_some(leaves) })?;
         }
     }
     add_file(&mut archive, "receipts.jsonl", receipts)?;
     let files = archive.files().to_vec();
     let mut manifest = Manifest { format: FORMAT.into(), node, files, signature: String::new() };
-    manifest.signature = hex(&key.sign(&manifest.signed()).to_bytes());
+    manifest.signature = signed::sign(FORMAT, &manifest.unsigned(), key);
     archive.add_bytes("manifest.json", &pretty(&manifest)?)?;
     let file = archive.finish()?.into_inner().map_err(std::io::IntoInnerError::into_error)?;
     file.sync_all()?;
@@ -201,13 +199,11 @@ fn write(
 
 /// Settings that say how the nucleus and its cells were run.
 fn configuration(home: &Home, archive: &mut Writer<BufWriter<File>>) -> anyhow::Result<()> {
-    let bytes_max = crate::config::FILE_BYTES_MAX;
-    if let Ok(text) = read_file(&home.root().join("nucleus.toml"), bytes_max) {
-        let text = String::from_utf8_lossy(&text);
-        // It may have a password in it.
-        let lines = text.lines().filter(|line| !line.contains("ledger"));
-        let text: String = lines.map(|line| format!("{line}\n")).collect();
-        archive.add_bytes("configuration/nucleus.toml", text.as_bytes())?;
+    let settings = read_file(&home.root().join("nucleus.toml"), crate::config::FILE_BYTES_MAX);
+    if let Some(mut settings) = settings.ok().and_then(|text| parse_toml(&text)) {
+        // The address may have a password in it.
+        settings.remove("ledger");
+        archive.add_bytes("configuration/nucleus.toml", settings.to_string().as_bytes())?;
     }
     let mut cells: Vec<_> = fs::read_dir(home.cells())
         .into_iter()
@@ -234,6 +230,10 @@ fn configuration(home: &Home, archive: &mut Writer<BufWriter<File>>) -> anyhow::
     Ok(())
 }
 
+fn parse_toml(text: &[u8]) -> Option<toml::Table> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
 fn journal_line(row: &Row) -> JournalLine {
     JournalLine {
         seq: row.seq,
@@ -250,7 +250,7 @@ fn row_of(line: JournalLine) -> Option<Row> {
         seq: line.seq,
         time_ms: line.time_ms,
         kind: line.kind,
-        content: cell_ledger::receipts::from_hex(&line.content)?,
+        content: from_hex(&line.content)?,
         prev_hash: EntryHash::parse(&line.prev_hash).ok()?,
         hash: EntryHash::parse(&line.hash).ok()?,
     })
@@ -277,15 +277,4 @@ fn add_file(
     let len = file.stream_position()?;
     file.rewind()?;
     Ok(archive.add(name, len, BufReader::new(file))?)
-}
-
-/// A file without a name, on the disk of the home.
-fn tempfile_in(home: &Home) -> anyhow::Result<File> {
-    use rustix::fs::{Mode, OFlags};
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    match rustix::fs::open(home.root(), flags, Mode::RUSR | Mode::WUSR) {
-        Ok(file) => Ok(file.into()),
-        // A file system without such files; memory will do.
-        Err(_) => Ok(crate::memory_file::write(&[])?.into()),
-    }
 }

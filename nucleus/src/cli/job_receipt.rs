@@ -7,15 +7,15 @@ use std::time::{Duration, SystemTime};
 use cell_abi::{AccountId, NanoAtp, Status};
 use cell_host::{Sandbox, price};
 use cell_ledger::TransferId;
-use cell_ledger::receipts::{from_hex, hex};
-use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use cell_ledger::signed::{self, hex};
+use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
 
 use super::run::Ended;
 use crate::compile::Compiled;
 
-/// No other signed object reads alike.
-const SIGNED: &[u8] = b"cell/job-receipt/v1\0";
+/// What the signature is over besides the receipt.
+const SIGNED: &str = "cell/job-receipt/v1";
 
 /// What a receipt tells besides how the job ended.
 pub(super) struct Facts<'a> {
@@ -40,7 +40,7 @@ pub(super) fn make(facts: &Facts<'_>, ended: &Ended, key: &SigningKey) -> Value 
     let started = facts.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let mut receipt = json!({
         "version": 1,
-        "node": AccountId::from_bytes(key.verifying_key().to_bytes()).to_string(),
+        "node": signed::node(key).to_string(),
         "cell_hash": compiled.hash.to_string(),
         "engine_id": Sandbox::engine_id().to_string(),
         "outcome": outcome(ended.exit_code, ended.status, &ended.message),
@@ -77,8 +77,8 @@ pub(super) fn make(facts: &Facts<'_>, ended: &Ended, key: &SigningKey) -> Value 
         });
         put(&mut receipt, "rerun", rerun);
     }
-    let signature = key.sign(&signed(&receipt)).to_bytes();
-    put(&mut receipt, "signature", json!(hex(&signature)));
+    let signature = signed::sign(SIGNED, &receipt, key);
+    put(&mut receipt, "signature", json!(signature));
     receipt
 }
 
@@ -101,21 +101,15 @@ pub(super) fn outcome(exit_code: Option<u32>, status: Status, message: &str) -> 
 
 /// Whether the receipt is what its `node` signed.
 pub(super) fn is_signed(receipt: &Value) -> bool {
-    let check = || {
-        let node = AccountId::parse(receipt["node"].as_str()?).ok()?;
-        let key = VerifyingKey::from_bytes(node.as_bytes()).ok()?;
-        let signature: [u8; 64] = from_hex(receipt["signature"].as_str()?)?.try_into().ok()?;
-        key.verify_strict(&signed(receipt), &Signature::from_bytes(&signature)).ok()
-    };
-    check().is_some()
-}
-
-fn signed(receipt: &Value) -> Vec<u8> {
     let mut unsigned = receipt.clone();
-    if let Some(object) = unsigned.as_object_mut() {
-        object.remove("signature");
+    let signature = unsigned.as_object_mut().and_then(|fields| fields.remove("signature"));
+    let node = receipt.get("node").and_then(Value::as_str).map(AccountId::parse);
+    match (node, signature) {
+        (Some(Ok(node)), Some(Value::String(signature))) => {
+            signed::is_signed(SIGNED, &unsigned, node, &signature)
+        }
+        _ => false,
     }
-    [SIGNED, unsigned.to_string().as_bytes()].concat()
 }
 
 /// BLAKE3 over everything the job was given but its directories: each argument after the
@@ -147,10 +141,10 @@ mod tests {
     #[test]
     fn every_value_is_signed() {
         let key = SigningKey::from_bytes(&[7; 32]);
-        let node = AccountId::from_bytes(key.verifying_key().to_bytes()).to_string();
+        let node = signed::node(&key).to_string();
         let mut receipt =
             json!({ "version": 1, "node": node, "fuel": 10, "rerun": { "tape": "00" } });
-        receipt["signature"] = json!(hex(&key.sign(&signed(&receipt)).to_bytes()));
+        receipt["signature"] = json!(signed::sign(SIGNED, &receipt, &key));
         assert!(is_signed(&receipt));
         let pretty = serde_json::to_string_pretty(&receipt).unwrap();
         assert!(is_signed(&serde_json::from_str(&pretty).unwrap()));

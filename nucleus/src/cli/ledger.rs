@@ -70,6 +70,7 @@ pub(crate) struct HistoryArguments {
 
 pub(crate) fn run(command: &Command, global: &Global, output: &Output) -> anyhow::Result<Exit> {
     let home = global.home()?;
+    // They are the home's, wherever its ledger is.
     if let Command::Receipts(arguments) = command {
         return receipts::run(arguments, &home, output);
     }

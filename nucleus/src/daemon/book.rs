@@ -3,39 +3,31 @@
 //! A receipt is on the disk before its calls are paid: a payer may hold a receipt for more than it paid,
 //! never the other way round.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use cell_abi::{AccountId, CellHash};
 use cell_host::Sandbox;
 use cell_ledger::ContentHash;
 use cell_ledger::receipts::{
-    Counters, FUEL, KeptCall, Leaf, Receipt, ReceiptStore, StoreError, Terms,
+    Counters, FUEL, KeptCall, Leaf, Rate, Receipt, ReceiptStore, StoreError, Terms,
 };
 use ed25519_dalek::SigningKey;
 
 use crate::home::Home;
 use crate::link::records::Record;
-use crate::rates;
 
-/// The store of receipts, and where each chain is.
+/// Signs receipts, and keeps them.
 pub(super) struct Book {
     key: SigningKey,
     home: Home,
     bytes_max: u64,
     /// Open once a cell keeps receipts.
     store: Option<ReceiptStore>,
-    last: HashMap<ContentHash, Receipt>,
 }
 
 impl Book {
     pub(super) fn new(home: &Home, bytes_max: u64) -> anyhow::Result<Self> {
-        Ok(Self {
-            key: home.key()?,
-            home: home.clone(),
-            bytes_max,
-            store: None,
-            last: HashMap::new(),
-        })
+        Ok(Self { key: home.key()?, home: home.clone(), bytes_max, store: None })
     }
 
     pub(super) const fn key(&self) -> &SigningKey {
@@ -54,22 +46,16 @@ impl Book {
             cell: cell.to_owned(),
             payee,
             engine_id: Sandbox::engine_id(),
-            rates: rates::of_calls(),
+            rates: BTreeMap::from([(FUEL.to_owned(), Rate { nano_atp: 1, per: 1 })]),
         };
-        let chain = terms.chain();
         let store = open(&mut self.store, &self.home, self.bytes_max)?;
-        let last = match self.last.remove(&chain) {
-            Some(last) => Some(last),
-            None => store.last(&terms)?,
-        };
+        let last = store.last(&terms)?;
         let first_call = last.as_ref().map_or(1, |last| last.last_call + 1);
         let calls: Vec<_> =
             (first_call..).zip(records).map(|(call, record)| kept(call, record)).collect();
         let leaves: Vec<_> = calls.iter().map(|call| call.leaf.clone()).collect();
         let receipt = Receipt::issue(&terms, last.as_ref(), &leaves, &self.key)?;
-        store.append(&receipt, &calls)?;
-        self.last.insert(chain, receipt);
-        Ok(())
+        Ok(store.append(&receipt, &calls)?)
     }
 }
 

@@ -182,6 +182,10 @@ impl State {
         self.granted.saturating_sub(self.reserved).saturating_sub(self.unreported)
     }
 
+    fn meter(&mut self, cell: &CellName) -> Arc<Meter> {
+        Arc::clone(self.meters.entry(cell.clone()).or_default())
+    }
+
     fn take_usage(&mut self) -> Vec<(UsageRow, Vec<Record>)> {
         if self.unreported == 0 {
             return Vec::new();
@@ -195,8 +199,7 @@ impl State {
 impl Purse {
     /// The meter for calls of this user to a cell.
     pub(super) fn meter(&self, cell: &CellName) -> Arc<Meter> {
-        let mut state = lock(&self.state);
-        Arc::clone(state.meters.entry(cell.clone()).or_default())
+        lock(&self.state).meter(cell)
     }
 
     /// Counts a call for as long as the result lives; `None` when the user has too many.
@@ -209,13 +212,15 @@ impl Purse {
     /// Takes records of calls until they are reported.
     fn keep(&self, calls: Vec<CallRecord>) {
         for call in calls {
-            let meter = self.meter(&call.cell);
             let bytes = call.input.len() + call.tape.len();
             let mut state = lock(&self.state);
             let fits = state.record_bytes.saturating_add(bytes) <= BODIES_BYTES_MAX;
             state.record_bytes += if fits { bytes } else { 0 };
+            let meter = state.meter(&call.cell);
             drop(state);
-            lock(&meter.records).push(Record::of(call, fits));
+            // Hashing takes its time, and nobody waits for it.
+            let record = Record::of(call, fits);
+            lock(&meter.records).push(record);
         }
     }
 

@@ -136,6 +136,19 @@ fn a_backup_restores() {
     second.cell(["ledger", "verify"]).expect(0);
 }
 
+/// A nucleus that goes down leaves a signed statement of where its journal was.
+#[test]
+fn going_down_leaves_a_checkpoint() {
+    let nucleus = nucleus();
+    count(&nucleus);
+    paid(&nucleus);
+    let before = nucleus.cell(["ledger", "verify", "--json"]).expect(0).json();
+    assert_eq!(before["checkpoints"], 0);
+    nucleus.cell(["down"]).expect(0);
+    let after = nucleus.cell(["ledger", "verify", "--json"]).expect(0).json();
+    assert_eq!(after["checkpoints"], 1);
+}
+
 /// An older copy of the books, put back in place of newer ones, is a journal that somebody signed more of.
 #[test]
 fn a_ledger_that_was_set_back_is_told_by_a_checkpoint() {

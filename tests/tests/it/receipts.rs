@@ -201,6 +201,19 @@ fn a_chain_outlives_its_nucleus() {
     assert_eq!((&first["sequence"], &second["sequence"]), (&json!(1), &json!(2)));
     assert_eq!(second["previous"], first["hash"]);
     nucleus.cell(["verify", second["hash"].as_str().unwrap(), "--call", "2"]).expect(0);
+    // Without the receipt before it the sums cannot be checked; that a leaf is its own still can.
+    let (place, elsewhere) = (place(), Home::new());
+    let (path, mut export) = exported(&nucleus, second, &place);
+    export["before"] = json!(null);
+    fs::write(&path, export.to_string()).unwrap();
+    let (code, found) = verify_elsewhere(&elsewhere, &path, &module("counter", &place));
+    assert!(code == 0 && found["rerun"] == 1 && found["not_checkable"] != json!([]), "{found}");
+    let fuel = export.pointer_mut("/calls/0/leaf/fuel").unwrap();
+    *fuel = json!(fuel.as_u64().unwrap() + 1);
+    fs::write(&path, export.to_string()).unwrap();
+    let (code, found) = verify_elsewhere(&elsewhere, &path, &module("counter", &place));
+    let text = found["differences"].to_string();
+    assert!(code == 1 && text.contains("not signed over this leaf"), "{found}");
     let no_such = nucleus.cell(["verify", second["hash"].as_str().unwrap(), "--call", "3"]);
     assert!(no_such.expect(1).stderr.contains("no such call"), "{}", no_such.stderr);
     eventually("it is paid", || {
