@@ -168,6 +168,21 @@ fn a_lying_nucleus_is_named() {
     named(&liar.write(&place, |leaf| leaf.status = 0x0c), "call 1: outcome: billed ");
     named(&liar.write(&place, |leaf| leaf.input_hash = other), "the request is not the one");
     named(&liar.write(&place, |leaf| leaf.tape_hash = other), "the tape is not the one");
+    // One of two leaves is shown by its neighbour; without that nothing is claimed, and nobody accused.
+    let terms: Receipt = serde_json::from_value(liar.export["receipt"].clone()).unwrap();
+    let leaf: Leaf = serde_json::from_value(liar.export["calls"][0]["leaf"].clone()).unwrap();
+    let second = Leaf { call: 2, ..leaf.clone() };
+    let two = [leaf, second.clone()];
+    let receipt = Receipt::issue(&terms.terms(), None, &two, &liar.key).unwrap();
+    for (path, rerun) in [(json!([second.hash().to_string()]), 1), (json!([]), 0)] {
+        let mut export = liar.export.clone();
+        (export["receipt"], export["calls"][0]["path"]) = (json!(receipt), path);
+        let file = place.path().join("one-of-two.json");
+        fs::write(&file, export.to_string()).unwrap();
+        let (code, found) = verify_elsewhere(&elsewhere, &file, &module);
+        assert!(code == 0 && found["rerun"] == rerun, "{found}");
+        assert!(rerun == 1 || found["not_checkable"].to_string().contains("its place"), "{found}");
+    }
     // What somebody else changes is not signed.
     for pointer in ["/receipt/charge_nano_atp", "/calls/0/leaf/fuel", "/receipt/time_ms"] {
         let mut changed = liar.export.clone();
