@@ -228,7 +228,6 @@ impl CallState {
         self.callee_reply.clear();
         self.callees.clear();
         self.records.clear();
-        self.tape = spec.tape;
     }
 
     /// Notes why running the guest again would not tell, if it is recorded.

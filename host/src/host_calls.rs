@@ -254,7 +254,6 @@ impl Target {
             depth: caller.data().call.depth + 1,
             stop: caller.data().call.stop.clone(),
             chain: Some(chain),
-            tape: None,
         };
         let lease = match wait(&gauge, timeout(NESTED_WAIT_MAX, cell.checkout(by))).await {
             Ok(Ok(lease)) => lease,

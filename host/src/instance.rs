@@ -38,24 +38,12 @@ pub struct CallSpec {
     pub stop: StopHandle,
     pub(crate) depth: u32,
     pub(crate) chain: Option<Arc<Link>>,
-    /// What the call learns from outside, if it is recorded or played.
-    pub(crate) tape: Option<Tape>,
 }
 
 impl CallSpec {
     /// A call from outside.
     pub const fn new(payer: AccountId, fuel: Fuel, deadline: Instant, stop: StopHandle) -> Self {
-        Self {
-            payer,
-            caller: 0,
-            fuel,
-            began: None,
-            deadline,
-            stop,
-            depth: 0,
-            chain: None,
-            tape: None,
-        }
+        Self { payer, caller: 0, fuel, began: None, deadline, stop, depth: 0, chain: None }
     }
 }
 
@@ -144,23 +132,10 @@ impl Lease {
     /// Starts a call: asks the guest for a mailbox of this many bytes.
     ///
     /// After `Ok`, fill [`request_mut`](Self::request_mut) and go on with [`finish`](Self::finish).
-    pub async fn begin(&mut self, mut spec: CallSpec, request_bytes: u32) -> Result<(), Outcome> {
-        if let Some(instance) = self.instance.as_deref_mut() {
-            // It runs since the instance started.
-            spec.tape = instance.store.data_mut().call.tape.take();
-        }
+    pub async fn begin(&mut self, spec: CallSpec, request_bytes: u32) -> Result<(), Outcome> {
         if self.cell.options().receipts {
-            spec.tape.get_or_insert_with(Tape::recording);
+            self.draft(request_bytes);
         }
-        self.draft = spec.tape.clone().map(|tape| {
-            let (receptor, json, input) = (0, false, Vec::new());
-            Box::new(Draft { tape, receptor, json, input_bytes: request_bytes, input })
-        });
-        let begun = self.ask_for_mailbox(spec, request_bytes).await;
-        begun.map_err(|outcome| self.with_record(outcome))
-    }
-
-    async fn ask_for_mailbox(&mut self, spec: CallSpec, request_bytes: u32) -> Result<(), Outcome> {
         // One more than the limit: wasm traps when the counter reaches zero, and a call that
         // burns exactly its limit must succeed.
         self.limit = spec.fuel.0.min(i64::MAX.unsigned_abs() - 1);
@@ -195,17 +170,9 @@ impl Lease {
 
     /// Runs the receptor on the request in the mailbox.
     pub async fn finish(&mut self, receptor: u16, json: bool) -> Outcome {
-        if let Some(mut draft) = self.draft.take() {
-            (draft.receptor, draft.json) = (receptor, json);
-            // The guest may write over it.
-            draft.input = self.request_mut().to_vec();
-            self.draft = Some(draft);
+        if self.draft.is_some() {
+            self.draft_request(receptor, json);
         }
-        let outcome = self.answer(receptor, json).await;
-        self.with_record(outcome)
-    }
-
-    async fn answer(&mut self, receptor: u16, json: bool) -> Outcome {
         let (start, end) = self.mailbox;
         let Some(instance) = self.instance.as_deref_mut() else {
             return Outcome::failed(Status::HostFault, "the lease has no instance");
@@ -225,15 +192,31 @@ impl Lease {
 
     /// Ends a begun call whose request will not come; what the guest burned for its mailbox is due.
     pub fn abandon(&mut self) -> Outcome {
-        let outcome = self.settle(Status::Cancelled, Vec::new());
-        self.with_record(outcome)
+        self.settle(Status::Cancelled, Vec::new())
     }
 
-    fn with_record(&mut self, mut outcome: Outcome) -> Outcome {
-        if let Some(draft) = self.draft.take() {
-            outcome.records.extend(draft.end(self, self.limit, &outcome));
+    /// From here on the call is recorded; the tape may run since its instance started.
+    #[cold]
+    fn draft(&mut self, input_bytes: u32) {
+        if let Some(instance) = self.instance.as_deref_mut() {
+            let tape = instance.store.data_mut().call.tape.get_or_insert_with(Tape::recording);
+            self.draft = Some(Box::new(Draft::new(tape.clone(), input_bytes)));
         }
-        outcome
+    }
+
+    /// Keeps the request, for the guest may write over it.
+    #[cold]
+    fn draft_request(&mut self, receptor: u16, json: bool) {
+        let input = self.request_mut().to_vec();
+        if let Some(draft) = &mut self.draft {
+            (draft.receptor, draft.json, draft.input) = (receptor, json, input);
+        }
+    }
+
+    #[cold]
+    fn record(&mut self, outcome: &mut Outcome) {
+        let record = self.draft.take().and_then(|draft| draft.end(self, self.limit, outcome));
+        outcome.records.extend(record);
     }
 
     /// The bytes of an `Ok` reply, in the instance's memory.
@@ -274,9 +257,7 @@ impl Lease {
                 if instance.commit().is_err() {
                     return self.settle(Status::HostFault, Vec::new());
                 }
-                let mut outcome = self.settle(Status::Ok, Vec::new());
-                outcome.reply = range;
-                outcome
+                self.settle_with(Status::Ok, Vec::new(), range)
             }
         }
     }
@@ -289,36 +270,37 @@ impl Lease {
         self.settle(status, message.into_bytes())
     }
 
-    /// Reads the meter and decides what the call costs and whether the instance lives on.
     fn settle(&mut self, status: Status, message: Vec<u8>) -> Outcome {
+        self.settle_with(status, message, (0, 0))
+    }
+
+    /// Reads the meter and decides what the call costs and whether the instance lives on.
+    fn settle_with(&mut self, status: Status, message: Vec<u8>, reply: (usize, usize)) -> Outcome {
         let Some(instance) = self.instance.as_deref_mut() else {
             return Outcome::failed(Status::HostFault, "the lease has no instance");
         };
         let burned = instance.burned(self.limit);
-        let callees = std::mem::take(&mut instance.store.data_mut().call.callees);
-        let records = std::mem::take(&mut instance.store.data_mut().call.records);
         let grown = instance.memory.size(&instance.store) != instance.pages;
-        instance.store.data_mut().call.state = None;
+        let call = &mut instance.store.data_mut().call;
+        let callees = std::mem::take(&mut call.callees);
+        let records = std::mem::take(&mut call.records);
+        call.state = None;
         if status == Status::HostFault {
-            return Outcome {
-                callees: Vec::new(),
-                ..Outcome::failed(status, "the nucleus failed")
-            };
+            return Outcome::failed(status, "the nucleus failed");
         }
-        if burned > self.limit || status == Status::OutOfFuel {
-            let fuel = Fuel(self.limit);
-            return Outcome {
-                status: Status::OutOfFuel,
-                fuel,
-                callees,
-                message: Vec::new(),
-                records,
-                reply: (0, 0),
-            };
+        let mut outcome = if burned > self.limit || status == Status::OutOfFuel {
+            let (status, fuel) = (Status::OutOfFuel, Fuel(self.limit));
+            Outcome { status, fuel, callees, message: Vec::new(), records, reply: (0, 0) }
+        } else {
+            self.cell.count_end(status, &message);
+            self.clean =
+                matches!(status, Status::Ok | Status::Rejected | Status::BadRequest) && !grown;
+            Outcome { status, fuel: Fuel(burned), callees, message, records, reply }
+        };
+        if self.draft.is_some() {
+            self.record(&mut outcome);
         }
-        self.cell.count_end(status, &message);
-        self.clean = matches!(status, Status::Ok | Status::Rejected | Status::BadRequest) && !grown;
-        Outcome { status, fuel: Fuel(burned), callees, message, records, reply: (0, 0) }
+        outcome
     }
 }
 

@@ -59,6 +59,10 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
+    pub(crate) const fn new(tape: Tape, input_bytes: u32) -> Self {
+        Self { tape, receptor: 0, json: false, input_bytes, input: Vec::new() }
+    }
+
     /// The record of a call that ended so; nothing of one that is not billed.
     pub(crate) fn end(self, lease: &Lease, limit: u64, outcome: &Outcome) -> Option<CallRecord> {
         if outcome.status == Status::HostFault || self.tape.is_playing() {
