@@ -14,6 +14,7 @@ use crate::guest::Guest;
 use crate::health::Health;
 use crate::instance::{Instance, Lease};
 use crate::limits::{CRASHES_BEFORE_REST, Limits, STARTS_BEFORE_REST};
+use crate::rates::Rates;
 use crate::services::{LogLevel, Services};
 use crate::state::{CellState, MemoryState, StateStore};
 use crate::tape::Tape;
@@ -51,6 +52,8 @@ pub struct CellOptions {
     /// Every call is recorded, so that it can be run again: see [`CallRecord`](crate::CallRecord).
     /// Checking a call needs to know all that it depended on, so this goes with `Isolation::Call`.
     pub receipts: bool,
+    /// What its calls pay besides fuel. Default: nothing.
+    pub rates: Rates,
 }
 
 impl Default for CellOptions {
@@ -63,6 +66,7 @@ impl Default for CellOptions {
             state_turn: Arc::default(),
             state_bytes_max: 16 << 20,
             receipts: false,
+            rates: Rates::default(),
         }
     }
 }

@@ -44,17 +44,23 @@ impl Guest {
     pub(crate) fn of_cell(cell: Arc<Cell>) -> Self {
         let limits = cell.options().limits;
         let part = Part::new(Arc::clone(cell.sandbox().budget()), Arc::clone(cell.memory()));
-        Self { cell: Some(cell), ..Self::new(limits, part, None) }
+        let gauge = Arc::new(Gauge::new(cell.options().rates));
+        Self { cell: Some(cell), ..Self::new(limits, part, gauge, None) }
     }
 
     /// A guest that runs once with this WASI context.
-    pub(crate) fn of_job(limits: Limits, budget: Arc<Budget>, wasi: WasiP1Ctx) -> Self {
-        Self::new(limits, Part::new(budget, Arc::default()), Some(Box::new(wasi)))
+    pub(crate) fn of_job(
+        limits: Limits,
+        budget: Arc<Budget>,
+        gauge: Arc<Gauge>,
+        wasi: WasiP1Ctx,
+    ) -> Self {
+        Self::new(limits, Part::new(budget, Arc::default()), gauge, Some(Box::new(wasi)))
     }
 
-    fn new(limits: Limits, part: Part, wasi: Option<Box<WasiP1Ctx>>) -> Self {
+    fn new(limits: Limits, part: Part, gauge: Arc<Gauge>, wasi: Option<Box<WasiP1Ctx>>) -> Self {
         Self {
-            gauge: Arc::default(),
+            gauge,
             limits,
             cell: None,
             call: CallState::idle(),
@@ -129,6 +135,7 @@ impl ResourceLimiter for Guest {
         if self.started && !self.gauge.owe(pages.saturating_mul(price::MEMORY_PAGE)) {
             return Err(Stop::OutOfFuel.into());
         }
+        self.gauge.extras.grow(pages);
         self.memory_bytes = total;
         self.memory_bytes_peak = self.memory_bytes_peak.max(total);
         Ok(true)

@@ -17,6 +17,7 @@ use crate::meter::{charge, deduct, wait};
 use crate::price::{
     BYTE, CELL_CALL, HOST_CALL, LOG_BYTE, STATE_BYTE, STATE_READ, STATE_TAKE, STATE_WRITE,
 };
+use crate::rates::Taken;
 use crate::services::LogLevel;
 use crate::state::StateCall;
 use crate::tape::{Event, Flaw};
@@ -200,7 +201,8 @@ impl Answer {
         deduct(caller, fuel)?;
         let guest = caller.data_mut();
         if let Some(cell) = guest.cell.clone() {
-            Share { cell, fuel: Fuel(fuel), calls: 1 }.add_to(&mut guest.call.callees);
+            Share { cell, fuel: Fuel(fuel), taken: Taken::default(), calls: 1 }
+                .add_to(&mut guest.call.callees);
         }
         Ok(Self { status, fuel, reply: reply.to_vec() })
     }
@@ -244,7 +246,7 @@ impl Target {
         if cannot_return_to(&chain, &cell, by) {
             return refuse(Status::TooDeep);
         }
-        let left = caller.get_fuel()?.saturating_sub(1);
+        let left = caller.get_fuel()?.saturating_sub(1).saturating_sub(gauge.extras.cost());
         let spec = CallSpec {
             began: None,
             payer: caller.data().call.payer,
@@ -282,8 +284,10 @@ impl Target {
         };
         let callee = Arc::clone(lease.cell());
         deduct(caller, outcome.fuel.0)?;
+        gauge.extras.add_callee(outcome.extra.as_ref().map_or(0, |extra| extra.nano_atp));
         let guest = caller.data_mut();
-        let own = Share { cell: callee, fuel: outcome.own_fuel(), calls: 1 };
+        let own =
+            Share { cell: callee, fuel: outcome.own_fuel(), taken: outcome.taken(), calls: 1 };
         for share in std::iter::once(own).chain(outcome.callees.iter().cloned()) {
             share.add_to(&mut guest.call.callees);
         }

@@ -13,6 +13,7 @@ use crate::guest::{Guest, Link};
 use crate::limits::{SLICE_FUEL, START_FUEL_MAX};
 use crate::meter::{Gauge, Metered, StopHandle};
 use crate::price::{CALL, FRAME_BYTE};
+use crate::rates::{Dimension, Extra, Taken};
 use crate::record::{CallRecord, Draft};
 use crate::tape::Tape;
 use crate::turns::Permit;
@@ -55,6 +56,8 @@ pub struct Outcome {
     pub status: Status,
     /// What it burned, callees included; never more than its limit.
     pub fuel: Fuel,
+    /// What it took besides; what that costs and the fuel are together never more than its limit.
+    pub extra: Option<Box<Extra>>,
     /// What other cells burned of it.
     pub callees: Vec<Share>,
     /// The payload of a reply whose status is not `Ok`: an encoded reject, or what the status alone
@@ -73,6 +76,8 @@ pub struct Share {
     pub cell: Arc<Cell>,
     /// What it burned, without its own callees.
     pub fuel: Fuel,
+    /// What it took besides.
+    pub taken: Taken,
     /// How many calls of it that were.
     pub calls: u64,
 }
@@ -83,6 +88,7 @@ impl Share {
         match shares.iter_mut().find(|share| Arc::ptr_eq(&share.cell, &self.cell)) {
             Some(share) => {
                 share.fuel = share.fuel.saturating_add(self.fuel);
+                share.taken.add(self.taken);
                 share.calls = share.calls.saturating_add(self.calls);
             }
             None => shares.push(self),
@@ -144,7 +150,14 @@ impl Lease {
         let Some(instance) = self.instance.as_deref_mut() else {
             return Err(Outcome::failed(Status::HostFault, "the lease has no instance"));
         };
+        let has_own_instance = self.cell.options().isolation == Isolation::Call;
+        if has_own_instance && self.cell.options().rates.of(Dimension::Start) > limit {
+            return Err(Outcome::failed(Status::OutOfFuel, "its start alone costs more"));
+        }
         instance.begin(spec, limit);
+        if has_own_instance {
+            instance.gauge.extras.start();
+        }
         // What passes the limit is seen when the call ends: it then costs the limit and no more.
         instance.owe(CALL);
         let Instance { store, gauge, stop, mailbox, .. } = instance;
@@ -237,7 +250,11 @@ impl Lease {
                 let message = reject.map_or_else(Vec::new, |reject| reject.message.into_bytes());
                 self.settle(Status::BadRequest, message)
             }
-            (_, Some(reject)) => self.settle(Status::Rejected, reject.encode()),
+            (_, Some(reject)) => {
+                let message = reject.encode();
+                instance.gauge.extras.egress(message.len() as u64);
+                self.settle(Status::Rejected, message)
+            }
             (answer, None) => {
                 let (low, high) = (answer & u64::from(u32::MAX), answer >> 32);
                 let range = match (u32::try_from(low), u32::try_from(high)) {
@@ -251,7 +268,10 @@ impl Lease {
                 };
                 instance.owe((range.1 - range.0) as u64 * FRAME_BYTE);
                 // Wasm checks its fuel at loops and calls only, so the last steps may have passed the limit.
-                if instance.burned(self.limit) > self.limit {
+                let extras = &instance.gauge.extras;
+                extras.egress((range.1 - range.0) as u64);
+                extras.tick();
+                if instance.burned(self.limit).saturating_add(extras.cost()) > self.limit {
                     return self.settle(Status::OutOfFuel, Vec::new());
                 }
                 if instance.commit().is_err() {
@@ -271,6 +291,9 @@ impl Lease {
     }
 
     fn settle(&mut self, status: Status, message: Vec<u8>) -> Outcome {
+        if let Some(instance) = self.instance.as_deref() {
+            instance.gauge.extras.tick();
+        }
         self.settle_with(status, message, (0, 0))
     }
 
@@ -288,15 +311,18 @@ impl Lease {
         if status == Status::HostFault {
             return Outcome::failed(status, "the nucleus failed");
         }
-        let mut outcome = if burned > self.limit || status == Status::OutOfFuel {
-            let (status, fuel) = (Status::OutOfFuel, Fuel(self.limit));
-            Outcome { status, fuel, callees, message: Vec::new(), records, reply: (0, 0) }
+        let out_of_fuel = status == Status::OutOfFuel;
+        let bill = instance.gauge.extras.bill(burned, self.limit, out_of_fuel);
+        let (status, message, reply) = if bill.is_out {
+            (Status::OutOfFuel, bill.message().into(), (0, 0))
         } else {
             self.cell.count_end(status, &message);
             self.clean =
                 matches!(status, Status::Ok | Status::Rejected | Status::BadRequest) && !grown;
-            Outcome { status, fuel: Fuel(burned), callees, message, records, reply }
+            (status, message, reply)
         };
+        let (fuel, extra) = (Fuel(bill.fuel), bill.extra);
+        let mut outcome = Outcome { status, fuel, extra, callees, message, records, reply };
         if self.draft.is_some() {
             self.record(&mut outcome);
         }
@@ -318,11 +344,23 @@ impl Outcome {
         Self {
             status,
             fuel: Fuel::ZERO,
+            extra: None,
             callees: Vec::new(),
             message: message.into(),
             records: Vec::new(),
             reply: (0, 0),
         }
+    }
+
+    /// What it costs, as fuel at its base price: never more than its limit.
+    pub fn charge(&self) -> Fuel {
+        let extra = self.extra.as_ref().map_or(0, |extra| extra.nano_atp);
+        self.fuel.saturating_add(Fuel(extra))
+    }
+
+    /// What its cell took besides fuel, without its callees.
+    pub fn taken(&self) -> Taken {
+        self.extra.as_ref().map_or_else(Taken::default, |extra| extra.taken)
     }
 
     /// What the cell itself burned, without its callees.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use cell_abi::{Fuel, Status};
 use wasmtime::Store;
@@ -14,8 +15,9 @@ use crate::gate::ModuleKind;
 use crate::guest::Guest;
 use crate::instance::arm;
 use crate::limits::{Limits, START_FUEL_MAX};
-use crate::meter::{Metered, StopHandle};
+use crate::meter::{Gauge, Metered, StopHandle};
 use crate::price;
+use crate::rates::{Dimension, Rates, Taken};
 use crate::stdio::{Digest, Stream};
 use crate::tape::{Flaw, Tape};
 
@@ -53,6 +55,8 @@ pub struct Job {
     pub stop: StopHandle,
     /// Whether what it learns is kept, or comes from a tape.
     pub tape: JobTape,
+    /// What it pays besides fuel, out of the same limit.
+    pub rates: Rates,
 }
 
 /// What becomes of all that a job learns from outside; see [`tape`](crate::tape).
@@ -112,6 +116,8 @@ pub struct JobOutcome {
     pub end: JobEnd,
     /// What it burned, its start included; never more than its limit.
     pub fuel: Fuel,
+    /// What it took besides; what that costs and the fuel are together never more than the limit.
+    pub taken: Taken,
     /// Largest size of its memory, in bytes.
     pub memory_bytes_peak: u64,
     /// What was recorded, or how the tape fitted.
@@ -132,17 +138,19 @@ impl Job {
             ));
         }
         let start = Self::start_price(module).0;
-        let Some(fuel) = self.fuel.0.min(i64::MAX.unsigned_abs() - 1).checked_sub(start) else {
-            return Err(LoadError::Start(format!("its start alone burns {}", Fuel(start))));
+        let least = start.saturating_add(self.rates.of(Dimension::Start));
+        let limit = self.fuel.0.min(i64::MAX.unsigned_abs() - 1);
+        let Some(fuel) = limit.checked_sub(start).filter(|_| least <= limit) else {
+            return Err(LoadError::Start(format!("its start alone costs {}", Fuel(least))));
         };
         let linked = sandbox
             .linker(ModuleKind::Command)
             .instantiate_pre(&module.compiled)
             .map_err(|e| LoadError::Link(format!("{e:#}")))?;
-        let mut store = Store::new(
-            sandbox.engine(),
-            Guest::of_job(self.limits, Arc::clone(sandbox.budget()), self.wasi()?),
-        );
+        let gauge = Arc::new(Gauge::new(self.rates));
+        let (budget, metered) = (Arc::clone(sandbox.budget()), Arc::clone(&gauge));
+        let guest = Guest::of_job(self.limits, budget, metered, self.wasi()?);
+        let mut store = Store::new(sandbox.engine(), guest);
         store.limiter(|guest| guest);
         let started = |e: wasmtime::Error| LoadError::Start(format!("{e:#}"));
         arm(&mut store, START_FUEL_MAX).map_err(started)?;
@@ -154,14 +162,28 @@ impl Job {
             .get_typed_func::<(), ()>(&mut store, "_start")
             .map_err(|_| LoadError::MissingExport { name: "_start", expected: "() -> ()" })?;
         arm(&mut store, fuel + 1).map_err(started)?;
-        let gauge = Arc::clone(&store.data().gauge);
+        gauge.extras.start();
+        self.stdout.meter(&gauge);
+        self.stderr.meter(&gauge);
         let result = {
             let guest = pin!(main.call_async(&mut store, ()));
-            Metered { guest, gauge: &gauge, stop: &self.stop }.await
+            let running = Metered { guest, gauge: &gauge, stop: &self.stop };
+            if self.rates.are_zero() {
+                running.await
+            } else {
+                let (mut running, mut overdrawn) = (pin!(running), pin!(gauge.overdrawn()));
+                std::future::poll_fn(|cx| match running.as_mut().poll(cx) {
+                    Poll::Pending => {
+                        overdrawn.as_mut().poll(cx).map(|()| Err(Stop::OutOfFuel.into()))
+                    }
+                    ended => ended,
+                })
+                .await
+            }
         };
         let mut outcome = outcome(&store, result, start, fuel);
         if let Some(tape) = tape {
-            outcome.trace = trace(&tape, &outcome.end);
+            outcome.trace = trace(&tape, &outcome);
         }
         Ok(outcome)
     }
@@ -202,7 +224,8 @@ impl Job {
     }
 }
 
-fn trace(tape: &Tape, end: &JobEnd) -> JobTrace {
+fn trace(tape: &Tape, outcome: &JobOutcome) -> JobTrace {
+    let end = &outcome.end;
     if tape.is_playing() {
         let fault = matches!(end, JobEnd::Stopped { status: Status::HostFault, .. });
         let digest = |digest: &Digest| (digest.bytes(), digest.hash());
@@ -216,6 +239,10 @@ fn trace(tape: &Tape, end: &JobEnd) -> JobTrace {
     if matches!(end, JobEnd::Stopped { status: Status::TimedOut | Status::Cancelled, .. }) {
         tape.spoil(Flaw::Stopped);
     }
+    let is_out = matches!(end, JobEnd::Stopped { status: Status::OutOfFuel, .. });
+    if is_out && outcome.taken != Taken::default() {
+        tape.spoil(Flaw::Charges);
+    }
     let (tape, flaw) = tape.take();
     JobTrace::Recorded(flaw.map_or(Ok(tape), Err))
 }
@@ -228,7 +255,7 @@ fn outcome(
 ) -> JobOutcome {
     let left = store.get_fuel().unwrap_or(0);
     let burned = (fuel + 1).saturating_sub(left).saturating_add(store.data().gauge.debt());
-    let end = match &result {
+    let mut end = match &result {
         Ok(()) => JobEnd::Exited { code: 0 },
         Err(error) => match error.downcast_ref::<Stop>() {
             Some(Stop::Exited(code)) => JobEnd::Exited { code: *code },
@@ -238,12 +265,15 @@ fn outcome(
             }
         },
     };
+    let extras = &store.data().gauge.extras;
+    extras.tick();
     let out_of_fuel = matches!(end, JobEnd::Stopped { status: Status::OutOfFuel, .. });
-    let (end, burned) = if burned > fuel || out_of_fuel {
-        (JobEnd::Stopped { status: Status::OutOfFuel, message: String::new() }, fuel)
-    } else {
-        (end, burned)
-    };
+    let bill = extras.bill(burned, fuel, out_of_fuel);
+    if bill.is_out {
+        end = JobEnd::Stopped { status: Status::OutOfFuel, message: bill.message().into() };
+    }
     let memory_bytes_peak = u64::try_from(store.data().memory_bytes_peak()).unwrap_or(u64::MAX);
-    JobOutcome { end, fuel: Fuel(start + burned), memory_bytes_peak, trace: JobTrace::None }
+    let taken = bill.extra.map_or_else(Taken::default, |extra| extra.taken);
+    let (fuel, trace) = (Fuel(start + bill.fuel), JobTrace::None);
+    JobOutcome { end, fuel, taken, memory_bytes_peak, trace }
 }

@@ -11,12 +11,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use wasmtime::{AsContextMut, Caller};
 
 use crate::error::Stop;
 use crate::guest::Guest;
 use crate::limits::SLICE_FUEL;
+use crate::rates::{Extras, Rates};
+
+/// How often a job that waits is looked at, where memory has a price.
+const TICK: Duration = Duration::from_millis(20);
 
 const RUNNING: u8 = 0;
 const CANCELLED: u8 = 1;
@@ -67,7 +72,7 @@ impl StopHandle {
 /// What the future that polls a guest shares with the guest's store.
 ///
 /// Only one thread touches it at a time; the atomics make it shareable, not concurrent.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Gauge {
     /// Fuel in the store when it was last set.
     mark: AtomicU64,
@@ -79,15 +84,29 @@ pub(crate) struct Gauge {
     unyielded: AtomicU64,
     /// A host call is waiting, so a pending poll is not a burned slice.
     in_host: AtomicBool,
+    /// What is taken besides fuel.
+    pub(crate) extras: Extras,
 }
 
 impl Gauge {
+    pub(crate) fn new(rates: Rates) -> Self {
+        Self {
+            mark: AtomicU64::default(),
+            slices: AtomicU64::default(),
+            debt: AtomicU64::default(),
+            unyielded: AtomicU64::default(),
+            in_host: AtomicBool::default(),
+            extras: Extras::new(rates),
+        }
+    }
+
     /// Starts a call whose store holds `fuel`.
     pub(crate) fn begin(&self, fuel: u64) {
         self.mark(fuel);
         self.debt.store(0, Relaxed);
         self.unyielded.store(0, Relaxed);
         self.in_host.store(false, Relaxed);
+        self.extras.begin();
     }
 
     /// Adds what is due; `false` if it alone passes all the fuel there is.
@@ -109,7 +128,18 @@ impl Gauge {
 
     fn is_overdrawn(&self) -> bool {
         let burned = self.slices.load(Relaxed).saturating_mul(SLICE_FUEL);
-        burned.saturating_add(self.debt.load(Relaxed)) >= self.mark.load(Relaxed)
+        let due = self.debt.load(Relaxed).saturating_add(self.extras.cost());
+        burned.saturating_add(due) >= self.mark.load(Relaxed)
+    }
+
+    /// Waits until what is taken besides fuel passes what there is, however long the guest waits.
+    pub(crate) async fn overdrawn(&self) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while !self.is_overdrawn() {
+            ticks.tick().await;
+            self.extras.tick();
+        }
     }
 }
 
@@ -129,6 +159,9 @@ pub(crate) async fn charge(caller: &mut Caller<'_, Guest>, price: u64) -> wasmti
     let burned = gauge.mark.load(Relaxed).saturating_sub(left).saturating_add(due);
     caller.as_context_mut().set_fuel(left - due)?;
     gauge.mark(left - due);
+    if left - due <= gauge.extras.cost() {
+        return Err(Stop::OutOfFuel.into());
+    }
     let unyielded = gauge.unyielded.load(Relaxed).saturating_add(burned);
     if unyielded < SLICE_FUEL {
         gauge.unyielded.store(unyielded, Relaxed);
@@ -199,6 +232,7 @@ impl<T, F: Future<Output = wasmtime::Result<T>>> Future for Metered<'_, F> {
         }
         if polled.is_pending() && !self.gauge.in_host.load(Relaxed) {
             self.gauge.slices.fetch_add(1, Relaxed);
+            self.gauge.extras.tick();
             if self.gauge.is_overdrawn() {
                 return Poll::Ready(Err(Stop::OutOfFuel.into()));
             }

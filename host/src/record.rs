@@ -8,6 +8,7 @@ use cell_abi::{AccountId, CellHash, CellName, Fuel, Status};
 use crate::cell::Cell;
 use crate::instance::{CallSpec, Lease, Outcome};
 use crate::meter::StopHandle;
+use crate::rates::Taken;
 use crate::tape::{Flaw, Tape};
 
 /// A call of a cell that keeps receipts: what went in, what came out, and all that it learned.
@@ -32,6 +33,8 @@ pub struct CallRecord {
     pub fuel: Fuel,
     /// What it burned without its callees: what its cell is paid.
     pub own_fuel: Fuel,
+    /// What it took besides fuel, without its callees.
+    pub taken: Taken,
     /// How it ended.
     pub status: Status,
     /// Bytes of the request, whether or not they came.
@@ -73,7 +76,11 @@ impl Draft {
             _ => &outcome.message,
         };
         let (tape, flaw) = self.tape.take();
-        let stopped = matches!(outcome.status, Status::TimedOut | Status::Cancelled);
+        let stopped = match outcome.status {
+            Status::TimedOut | Status::Cancelled => Some(Flaw::Stopped),
+            Status::OutOfFuel if outcome.extra.is_some() => Some(Flaw::Charges),
+            _ => None,
+        };
         let cell = lease.cell();
         Some(CallRecord {
             cell: cell.name().clone(),
@@ -85,13 +92,14 @@ impl Draft {
             limit: Fuel(limit),
             fuel: outcome.fuel,
             own_fuel: outcome.own_fuel(),
+            taken: outcome.taken(),
             status: outcome.status,
             input_bytes: self.input_bytes,
             input: self.input,
             output_bytes: output.len() as u64,
             output_hash: *blake3::hash(output).as_bytes(),
             tape,
-            flaw: flaw.or_else(|| stopped.then_some(Flaw::Stopped)),
+            flaw: flaw.or(stopped),
         })
     }
 }

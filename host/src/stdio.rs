@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::mem;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError};
 
 use crate::cell::Cell;
 use crate::limits::LOG_LINE_BYTES_MAX;
+use crate::meter::Gauge;
 use crate::services::LogLevel;
 
 /// Bytes a stream moves at a time: a pipe that polls writable takes this many without blocking.
@@ -154,6 +155,8 @@ struct Shared {
     /// For descriptors epoll can wait on; regular files are always ready.
     waiter: Option<AsyncFd<OwnedFd>>,
     digest: Mutex<Digest>,
+    /// What counts the bytes that a job writes.
+    gauge: OnceLock<Arc<Gauge>>,
 }
 
 impl Debug for Stream {
@@ -176,13 +179,24 @@ impl Stream {
     fn new(fd: OwnedFd, interest: Interest) -> io::Result<Self> {
         // epoll refuses regular files; those never block for long.
         let waiter = register(fd.try_clone()?, interest);
-        Ok(Self(Arc::new(Shared { file: fd.into(), waiter, digest: Mutex::default() })))
+        Ok(Self(Arc::new(Shared {
+            file: fd.into(),
+            waiter,
+            digest: Mutex::default(),
+            gauge: OnceLock::new(),
+        })))
     }
 
     /// Bytes and hash of what went through so far.
     pub fn digest(&self) -> (u64, [u8; 32]) {
         let digest = self.0.digest.lock().unwrap_or_else(PoisonError::into_inner);
         (digest.bytes(), digest.hash())
+    }
+
+    /// From now on written bytes count as egress.
+    pub(crate) fn meter(&self, gauge: &Arc<Gauge>) {
+        // A stream belongs to one job.
+        let _ = self.0.gauge.set(Arc::clone(gauge));
     }
 
     fn count(&self, bytes: &[u8]) {
@@ -231,6 +245,9 @@ impl Stream {
     fn write_some(&self, bytes: &[u8]) -> io::Result<usize> {
         let written = (&self.0.file).write(bytes)?;
         self.count(bytes.get(..written).unwrap_or_default());
+        if let Some(gauge) = self.0.gauge.get() {
+            gauge.extras.egress(written as u64);
+        }
         Ok(written)
     }
 }

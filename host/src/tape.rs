@@ -58,6 +58,8 @@ pub enum Flaw {
     StreamsMoved,
     /// It used directories, whose content nobody kept.
     Directories,
+    /// What it took besides fuel used up its limit, at no particular step.
+    Charges,
 }
 
 impl Flaw {
@@ -70,6 +72,7 @@ impl Flaw {
             Self::StateRefused => "state_refused",
             Self::StreamsMoved => "streams_moved",
             Self::Directories => "directories",
+            Self::Charges => "charges",
         }
     }
 }

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use serde::Deserialize;
 
 use crate::home::{Home, read_file};
+use crate::prices::Prices;
 
 /// Largest file, in bytes.
 pub(crate) const FILE_BYTES_MAX: u64 = 64 << 10;
@@ -33,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) metrics: Metrics,
     /// What is kept of calls that get receipts.
     pub(crate) receipts: Receipts,
+    /// What is charged besides fuel.
+    pub(crate) prices: Prices,
 }
 
 /// What is kept of calls that get receipts.

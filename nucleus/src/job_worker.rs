@@ -13,7 +13,7 @@ use cell_host::stdio::Stream;
 use cell_host::tape::TAPE_BYTES_MAX;
 use cell_host::{
     Allocation, Cell, CellOptions, Directory, Isolation, Job, JobEnd, JobTape, JobTrace, Limits,
-    ModuleInfo, NoServices, Replay, Sandbox, StopHandle,
+    ModuleInfo, NoServices, Rates, Replay, Sandbox, StopHandle,
 };
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
@@ -52,6 +52,8 @@ pub(crate) struct RunJob {
     pub(crate) memory_bytes_max: u64,
     pub(crate) timeout_ms: Option<u64>,
     pub(crate) tape: TapeUse,
+    /// What it pays besides fuel: [`cell_host::Rates`].
+    pub(crate) rates: [u64; 3],
 }
 
 /// What becomes of all that a job learns from outside.
@@ -91,6 +93,8 @@ pub(crate) enum JobReport {
         status: u32,
         message: String,
         fuel: u64,
+        /// What it took besides: [`cell_host::Taken`].
+        taken: [u64; 3],
         memory_bytes_peak: u64,
         stdin: (u64, String),
         stdout: (u64, String),
@@ -183,6 +187,7 @@ async fn execute(
         limits,
         stop: stop.clone(),
         tape,
+        rates: Rates(job.rates),
     };
     let running = to_run.run(sandbox, &module);
     let outcome = stopped_in_time(running, &stop, job.timeout_ms).await??;
@@ -207,6 +212,7 @@ async fn execute(
         status: status.code(),
         message,
         fuel: outcome.fuel.0,
+        taken: outcome.taken.0,
         memory_bytes_peak: outcome.memory_bytes_peak,
         stdin: told(stdin),
         stdout: told(stdout),

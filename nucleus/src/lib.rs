@@ -19,6 +19,7 @@ mod limits;
 mod link;
 mod manifest;
 mod memory_file;
+mod prices;
 mod sdk;
 mod toolchain;
 mod walls;

@@ -85,6 +85,12 @@ cell_abi::limits! {
         /// Changed in `nucleus.toml`: `receipts.kept_mb_max`, 1 to 1,048,576.
         KEPT_MB_MAX: u64;
     }
+    crate::prices {
+        /// Highest price of a unit in `nucleus.toml`, in ATP.
+        ///
+        /// The nucleus does not start, and `cell run` refuses.
+        PRICE_ATP_MAX: u64;
+    }
     crate::link::records {
         /// Calls of one user and one cell that keeps receipts, between two reports to the nucleus.
         ///

@@ -97,6 +97,8 @@ mod tests {
     use crate::gate::ModuleKind;
     use crate::guest::Guest;
     use crate::limits::Limits;
+    use crate::meter::Gauge;
+    use crate::rates::Rates;
 
     #[track_caller]
     fn check_linker(engine: &Engine, linker: &Linker<Guest>, modules: &[(&str, &[Offered])]) {
@@ -104,7 +106,12 @@ mod tests {
         let mut linked: Vec<(String, String, Vec<u8>, Vec<u8>)> = Vec::new();
         let mut store = Store::new(
             engine,
-            Guest::of_job(Limits::JOB, Arc::default(), WasiCtxBuilder::new().build_p1()),
+            Guest::of_job(
+                Limits::JOB,
+                Arc::default(),
+                Arc::new(Gauge::new(Rates::default())),
+                WasiCtxBuilder::new().build_p1(),
+            ),
         );
         for (module, name, item) in linker.iter(&mut store).collect::<Vec<_>>() {
             let ty = item.into_func().unwrap().ty(&store);

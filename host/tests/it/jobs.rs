@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use cell_abi::{Fuel, Status};
 use cell_host::stdio::Stream;
-use cell_host::{Job, JobEnd, JobOutcome, JobTape, Limits, StopHandle};
+use cell_host::{Job, JobEnd, JobOutcome, JobTape, Limits, Rates, StopHandle, Taken};
 
 use crate::support::{module, sandbox};
 
@@ -31,6 +31,14 @@ const CAT: &str = r#"
 
 /// Runs a command with this input; its outcome and what it printed.
 fn run(body: &str, input: &[u8], fuel: u64) -> (JobOutcome, Vec<u8>) {
+    run_at(Rates::default(), body, input, fuel)
+}
+
+fn run_at(rates: Rates, body: &str, input: &[u8], fuel: u64) -> (JobOutcome, Vec<u8>) {
+    run_text(rates, &command(body), input, fuel)
+}
+
+fn run_text(rates: Rates, text: &str, input: &[u8], fuel: u64) -> (JobOutcome, Vec<u8>) {
     let mut stdin = tempfile::tempfile().unwrap();
     stdin.write_all(input).unwrap();
     stdin.rewind().unwrap();
@@ -48,8 +56,9 @@ fn run(body: &str, input: &[u8], fuel: u64) -> (JobOutcome, Vec<u8>) {
             limits: Limits::JOB,
             stop: StopHandle::new(),
             tape: JobTape::None,
+            rates,
         };
-        job.run(&sandbox(), &module(&command(body))).await.unwrap()
+        job.run(&sandbox(), &module(text)).await.unwrap()
     });
     let mut printed = Vec::new();
     stdout.rewind().unwrap();
@@ -87,4 +96,50 @@ fn a_budget_is_exact() {
 fn traps_are_told_apart() {
     let (outcome, _) = run("unreachable", b"", 1 << 30);
     assert!(matches!(outcome.end, JobEnd::Stopped { status: Status::Trapped, .. }), "{outcome:?}");
+}
+
+#[test]
+fn a_start_and_output_are_paid_from_the_budget() {
+    let input = vec![1; 100_000];
+    let (free, _) = run(CAT, &input, 1 << 40);
+    // 5,000 for a start, 1,000 nano-ATP a byte.
+    let rates = Rates([5_000, 1000 << 30, 0]);
+    let (paid, printed) = run_at(rates, CAT, &input, 1 << 40);
+    assert!(printed == input);
+    assert_eq!((&paid.end, paid.fuel, paid.taken), (&free.end, free.fuel, Taken([1, 100_000, 0])));
+    let least = free.fuel.0 + 5_000 + 100_000_000;
+    let (exact, _) = run_at(rates, CAT, &input, least);
+    assert_eq!(exact.end, JobEnd::Exited { code: 0 });
+    for limit in [least - 1, least / 2, least / 100] {
+        let (short, printed) = run_at(rates, CAT, &input, limit);
+        assert!(
+            matches!(short.end, JobEnd::Stopped { status: Status::OutOfFuel, .. }),
+            "{short:?}"
+        );
+        let charge = short.fuel.0 + short.taken.charge(rates);
+        assert!(charge <= limit && charge > limit - 1_000_000, "{charge} of {limit}");
+        // No more than one write went out that is not paid.
+        let Taken([_, bytes, _]) = short.taken;
+        assert!((bytes..=bytes + 1000).contains(&(printed.len() as u64)), "{bytes}");
+    }
+}
+
+/// A job that only waits holds its memory, and ends when that is not paid for any more.
+#[test]
+fn a_job_that_waits_pays_for_its_memory() {
+    let poll = r#"(import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))"#;
+    // One subscription to the monotonic clock, for an hour.
+    let body = r#"
+        (i32.store (i32.const 16) (i32.const 1))
+        (i64.store (i32.const 24) (i64.const 3600000000000))
+        (drop (call $poll (i32.const 0) (i32.const 100) (i32.const 1) (i32.const 200)))"#;
+    let text = command(body).replace("(module", &format!("(module {poll}"));
+    let rates = Rates([0, 0, 1000 * cell_host::rates::Dimension::Memory.per()]);
+    let (paid, _) = run_text(rates, &text, b"", 100_000_000);
+    let JobEnd::Stopped { status: Status::OutOfFuel, message } = &paid.end else {
+        panic!("{paid:?}")
+    };
+    assert!(message.contains("besides"), "{message}");
+    let Taken([_, _, memory]) = paid.taken;
+    assert!(memory * 1000 > 50_000_000 && memory * 1000 + paid.fuel.0 <= 100_000_000, "{paid:?}");
 }

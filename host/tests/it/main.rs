@@ -10,6 +10,7 @@ mod fuel;
 mod gate;
 mod jobs;
 mod limits;
+mod rates;
 mod replay;
 mod state;
 mod support;

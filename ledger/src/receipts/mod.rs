@@ -334,12 +334,7 @@ impl Receipt {
 
     /// What the counters cost at its prices, each dimension rounded down.
     fn charge(&self) -> Result<u128, ReceiptError> {
-        let price = |(dimension, count): (&String, &u64)| {
-            let rate = self.rates.get(dimension).filter(|rate| rate.per > 0);
-            let rate = rate.ok_or_else(|| ReceiptError::Price(dimension.clone()))?;
-            Ok(u128::from(*count) * u128::from(rate.nano_atp) / u128::from(rate.per))
-        };
-        self.counters.iter().map(price).sum()
+        charge(&self.counters, &self.rates)
     }
 }
 
@@ -370,6 +365,16 @@ impl Terms {
         ];
         ContentHash::derive("cell/receipt/v1/chain", &parts)
     }
+}
+
+/// What counters cost at these prices, in nano-ATP, each dimension rounded down.
+pub fn charge(counters: &Counters, rates: &BTreeMap<String, Rate>) -> Result<u128, ReceiptError> {
+    let price = |(dimension, count): (&String, &u64)| {
+        let rate = rates.get(dimension).filter(|rate| rate.per > 0);
+        let rate = rate.ok_or_else(|| ReceiptError::Price(dimension.clone()))?;
+        Ok(u128::from(*count) * u128::from(rate.nano_atp) / u128::from(rate.per))
+    };
+    counters.iter().map(price).try_fold(0, |sum: u128, price| Ok(sum.saturating_add(price?)))
 }
 
 /// BLAKE3 of bytes.

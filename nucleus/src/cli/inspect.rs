@@ -13,6 +13,7 @@ use super::{Exit, Failure, Global, Output};
 use crate::bank::Accounts;
 use crate::home::{Home, read_file};
 use crate::manifest::Manifest;
+use crate::prices::Prices;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -53,18 +54,20 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
         .iter()
         .map(|r| json!({ "name": r.name.as_str(), "fingerprint": r.fingerprint.to_string(), "schema": r.schema }))
         .collect();
+    let prices = Prices::of(&home)?;
     let value = json!({
         "file": path, "kind": kind, "hash": hash.to_string(), "bytes": wasm.len(), "memory_pages": info.memory_pages,
         "data_bytes": info.data_bytes, "json": info.has_json, "start_fuel": start.0, "compile_fuel": compile.0,
-        "engine_id": Sandbox::engine_id().to_string(), "receptors": receptors,
+        "engine_id": Sandbox::engine_id().to_string(), "receptors": receptors, "rates": prices.json(),
     });
     let mut text = format!(
-        "{kind} {hash}\nfile    {} ({} bytes)\nmemory  {} pages of 64 KiB at start, {} bytes of data\nstart   {start} fuel\ncompile {compile} fuel, once on each machine\nengine  {}",
+        "{kind} {hash}\nfile    {} ({} bytes)\nmemory  {} pages of 64 KiB at start, {} bytes of data\nstart   {start} fuel\ncompile {compile} fuel, once on each machine\nengine  {}\nprices{}",
         path.display(),
         wasm.len(),
         info.memory_pages,
         info.data_bytes,
-        Sandbox::engine_id()
+        Sandbox::engine_id(),
+        prices.text()
     );
     for receptor in info.interface.receptors() {
         // Writing to a String cannot fail.

@@ -5,14 +5,17 @@
 use std::time::{Duration, SystemTime};
 
 use cell_abi::{AccountId, NanoAtp, Status};
-use cell_host::{Sandbox, price};
+use cell_host::rates::Dimension;
+use cell_host::{Rates, Sandbox, price};
 use cell_ledger::TransferId;
+use cell_ledger::receipts::{Counters, FUEL};
 use cell_ledger::signed::{self, hex};
 use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
 
 use super::run::Ended;
 use crate::compile::Compiled;
+use crate::prices::rates_of;
 
 /// What the signature is over besides the receipt.
 const SIGNED: &str = "cell/job-receipt/v1";
@@ -27,6 +30,7 @@ pub(super) struct Facts<'a> {
     pub(super) memory_bytes_max: u64,
     pub(super) fuel_max: u64,
     pub(super) charge: NanoAtp,
+    pub(super) rates: Rates,
     pub(super) payer: AccountId,
     pub(super) payee: AccountId,
     pub(super) transfer: TransferId,
@@ -49,13 +53,12 @@ pub(super) fn make(facts: &Facts<'_>, ended: &Ended, key: &SigningKey) -> Value 
         "charge_nano_atp": facts.charge.0,
         "compile_fuel": compiled.paid.map_or(0, |paid| paid.fuel.0),
         "compile_transfer": compiled.paid.map(|paid| paid.transfer.to_string()),
-        "dimensions": {
-            "fuel": { "amount": ended.fuel.0, "nano_atp_each": 1 },
-            "starts": { "amount": 1, "fuel_included": price::start(compiled.info.memory_pages, compiled.info.data_bytes) },
-            "stdin_bytes": { "amount": ended.stdin.0, "nano_atp_each": 0 },
-            "stdout_bytes": { "amount": ended.stdout.0, "nano_atp_each": 0 },
-            "memory_bytes_peak": { "amount": ended.memory_bytes_peak, "nano_atp_each": 0 },
-        },
+        "counters": counters(ended),
+        "rates": rates_of(facts.rates),
+        "start_fuel": price::start(compiled.info.memory_pages, compiled.info.data_bytes),
+        "stdin_bytes": ended.stdin.0,
+        "stdout_bytes": ended.stdout.0,
+        "memory_bytes_peak": ended.memory_bytes_peak,
         "input_hash": input_hash(facts.arguments, facts.environment, &ended.stdin.1),
         "output_hash": ended.stdout.1,
         "directories": facts.directories,
@@ -80,6 +83,14 @@ pub(super) fn make(facts: &Facts<'_>, ended: &Ended, key: &SigningKey) -> Value 
     let signature = signed::sign(SIGNED, &receipt, key);
     put(&mut receipt, "signature", json!(signature));
     receipt
+}
+
+/// How much it is billed for, by dimension.
+fn counters(ended: &Ended) -> Counters {
+    let taken = Dimension::ALL.into_iter().zip(ended.taken.0);
+    let taken = taken.filter(|(_, count)| *count > 0);
+    let taken = taken.map(|(dimension, count)| (dimension.name().to_owned(), count));
+    taken.chain([(FUEL.to_owned(), ended.fuel.0)]).collect()
 }
 
 /// Adds a field to an object.

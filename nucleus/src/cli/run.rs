@@ -3,6 +3,7 @@
 //! It needs no nucleus: it sets the budget aside in the ledger itself, runs the job in a process of
 //! its own, pays what was burned, and gives back the rest.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -12,14 +13,15 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use cell_abi::{CellHash, Fuel, NanoAtp, Status};
+use cell_host::rates::Dimension;
 use cell_host::tape::TAPE_BYTES_MAX;
-use cell_host::{ModuleKind, Sandbox, gate, price};
+use cell_host::{ModuleKind, Rates, Sandbox, Taken, gate, price};
 use cell_ledger::{LedgerError, Payment, TransferId};
 use clap::Args;
 use ed25519_dalek::SigningKey;
 use serde_json::json;
 
-use super::call::{Budget, bill, seconds};
+use super::call::{Budget, seconds};
 use super::job_process::JobProcess;
 use super::output::escape;
 use super::{Exit, Failure, Global, Output, job_receipt};
@@ -30,6 +32,7 @@ use crate::home::Home;
 use crate::job_worker::{JobReport, Prepare, RunJob, TapeUse, Task};
 use crate::link::ModuleFacts;
 use crate::memory_file;
+use crate::prices::Prices;
 
 /// The budget of who names none: about ten seconds of plain arithmetic.
 const BUDGET_DEFAULT: NanoAtp = NanoAtp(100_000_000_000);
@@ -108,11 +111,13 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
         return quote(arguments, &home, &wasm, output);
     }
     let directories = directories(arguments)?;
+    let config = Config::read(&home)?;
     // It takes as long to start as the ledger takes to open, so it starts first.
     let process = JobProcess::start(&Prepare {
         directories: directories.iter().map(|(host, _, ro)| (host.clone(), *ro)).collect(),
-        require_walls: Config::read(&home)?.require_walls,
+        require_walls: config.require_walls,
     })?;
+    let rates = config.prices.rates();
     let mut bank = Bank::open(&home)?;
     let bar = output.progress("compiling");
     let cache = compile::cache(&home)?;
@@ -123,12 +128,13 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
     }
     let receipt = arguments.receipt.as_ref().map(create).transpose()?;
     let artefact = cache.find(compiled.hash).context("the artefact vanished")?;
-    let held = hold(&mut bank, arguments, &compiled)?;
+    let held = hold(&mut bank, arguments, &compiled, rates)?;
     let mut run = Run {
         arguments,
         compiled: &compiled,
         timeout,
         directories,
+        rates,
         started: SystemTime::now(),
         receipt,
     };
@@ -149,6 +155,7 @@ fn quote(arguments: &Arguments, home: &Home, wasm: &[u8], output: &Output) -> an
         home.artefacts().is_dir() && compile::cache(home)?.find(CellHash::of(wasm)).is_some();
     let compile = if is_compiled { 0 } else { price::compile(wasm.len() as u64) };
     let start = price::start(info.memory_pages, info.data_bytes);
+    let prices = Prices::of(home)?;
     let budget = arguments.budget.fuel_or(BUDGET_DEFAULT).at_base_price();
     let at_most = budget.checked_add(NanoAtp(compile)).context("such a budget cannot be")?;
     let value = json!({
@@ -156,15 +163,16 @@ fn quote(arguments: &Arguments, home: &Home, wasm: &[u8], output: &Output) -> an
         "engine_id": Sandbox::engine_id().to_string(),
         "compile_nano_atp": compile,
         "start_nano_atp": start,
-        "fuel_nano_atp_each": 1,
+        "rates": prices.json(),
         "budget_nano_atp": budget.0,
         "at_most_nano_atp": at_most.0,
     });
     let once = if is_compiled { "compiled already" } else { "once for this module" };
     let text = format!(
-        "compiling  {} ATP, {once}\nstarting   {} ATP, of the budget\nrunning    1 nano-ATP for each fuel, of the budget\nbudget     {budget} ATP\nat most    {at_most} ATP in all",
+        "compiling  {} ATP, {once}\nstarting   {} ATP, of the budget\nbudget     {budget} ATP\nat most    {at_most} ATP in all\nprices, of the budget:{}",
         NanoAtp(compile),
-        NanoAtp(start)
+        NanoAtp(start.saturating_add(prices.start.0)),
+        prices.text()
     );
     output.result(&value, &text);
     Ok(Exit::Done)
@@ -189,9 +197,15 @@ fn directories(arguments: &Arguments) -> anyhow::Result<Vec<(PathBuf, String, bo
 }
 
 /// Sets the budget aside.
-fn hold(bank: &mut Bank, arguments: &Arguments, compiled: &Compiled) -> anyhow::Result<Held> {
+fn hold(
+    bank: &mut Bank,
+    arguments: &Arguments,
+    compiled: &Compiled,
+    rates: Rates,
+) -> anyhow::Result<Held> {
     let budget = arguments.budget.fuel_or(BUDGET_DEFAULT).at_base_price();
-    let start = NanoAtp(price::start(compiled.info.memory_pages, compiled.info.data_bytes));
+    let start = price::start(compiled.info.memory_pages, compiled.info.data_bytes);
+    let start = NanoAtp(start.saturating_add(rates.of(Dimension::Start)));
     let out_of_atp = |message: String| anyhow::Error::from(Failure::new(Exit::OutOfAtp, message));
     if budget < start {
         return Err(out_of_atp(format!(
@@ -217,6 +231,7 @@ struct Run<'a> {
     compiled: &'a Compiled,
     timeout: Option<Duration>,
     directories: Vec<(PathBuf, String, bool)>,
+    rates: Rates,
     started: SystemTime,
     /// Open before anything runs: a job that was paid must not lose its receipt to a wrong path.
     receipt: Option<fs::File>,
@@ -228,6 +243,7 @@ pub(super) struct Ended {
     pub(super) status: Status,
     pub(super) message: String,
     pub(super) fuel: Fuel,
+    pub(super) taken: Taken,
     pub(super) memory_bytes_peak: u64,
     pub(super) stdin: (u64, String),
     pub(super) stdout: (u64, String),
@@ -260,6 +276,7 @@ impl Run<'_> {
                     status,
                     message,
                     fuel,
+                    taken,
                     memory_bytes_peak,
                     stdin,
                     stdout,
@@ -272,6 +289,7 @@ impl Run<'_> {
                 status: Status::from_code(status).unwrap_or(Status::HostFault),
                 message,
                 fuel: Fuel(fuel),
+                taken: Taken(taken),
                 memory_bytes_peak,
                 stdin,
                 stdout,
@@ -334,6 +352,7 @@ impl Run<'_> {
                 .timeout
                 .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1)),
             // Only who keeps the receipt can have the job run again.
+            rates: self.rates.0,
             tape: if self.receipt.is_some() { TapeUse::Record } else { TapeUse::None },
         }
     }
@@ -354,7 +373,8 @@ impl Run<'_> {
         let charge = if ended.status == Status::HostFault {
             NanoAtp::ZERO
         } else {
-            ended.fuel.at_base_price()
+            let extra = NanoAtp(ended.taken.charge(self.rates));
+            ended.fuel.at_base_price().checked_add(extra).context("such a charge cannot be")?
         };
         let (payer, payee) = (bank.accounts.owner, bank.accounts.node());
         let transfer = TransferId::derive("cell/job/v1", &[held.id.as_bytes()]);
@@ -376,6 +396,7 @@ impl Run<'_> {
             memory_bytes_max: u64::from(self.arguments.memory) << 20,
             fuel_max: held.amount.fuel_at_base_price().0,
             charge,
+            rates: self.rates,
             payer,
             payee,
             transfer,
@@ -396,7 +417,7 @@ impl Run<'_> {
             output
                 .note(&format!("compiled: {price} ATP, once for this module, besides the budget"));
         }
-        output.note(&format!("{}; {how}", bill(ended.fuel)));
+        output.note(&format!("{}; {how}", bill(charge, ended.fuel, ended.taken, self.rates)));
         if ended.status == Status::OutOfFuel {
             output.note("give it more with --budget, such as --budget 500");
         }
@@ -406,6 +427,25 @@ impl Run<'_> {
         }
         Ok(exit)
     }
+}
+
+/// What it cost, and for how much of what.
+fn bill(charge: NanoAtp, fuel: Fuel, taken: Taken, rates: Rates) -> String {
+    let mut text = format!("bill: {charge} ATP for {fuel} fuel");
+    for (dimension, count) in Dimension::ALL.into_iter().zip(taken.0) {
+        if rates.of(dimension) == 0 || count == 0 {
+            continue;
+        }
+        // Writing to a String cannot fail.
+        let _ = match dimension {
+            Dimension::Start => write!(text, ", {count} start"),
+            Dimension::Egress => write!(text, ", {count} bytes of output"),
+            Dimension::Memory => {
+                write!(text, ", {:.3} GiB·s of memory", count as f64 / dimension.per() as f64)
+            }
+        };
+    }
+    text
 }
 
 /// Keeps signals from ending this process for as long as the result lives: the job ends first, and

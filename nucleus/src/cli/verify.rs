@@ -2,15 +2,19 @@
 
 #![allow(clippy::indexing_slicing, reason = "a field that is not in a JSON value reads as null")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use cell_abi::{CellHash, EngineId, Status};
 use cell_host::limits::CELL_MEMORY_BYTES_MAX;
+use cell_host::rates::Dimension;
 use cell_host::{ModuleKind, Sandbox, gate};
 use cell_ledger::ContentHash;
-use cell_ledger::receipts::{FUEL, KeptCall, Leaf, Receipt, ReceiptStore, content_hash, merkle};
+use cell_ledger::receipts::{
+    Counters, FUEL, KeptCall, Leaf, Rate, Receipt, ReceiptStore, charge, content_hash, merkle,
+};
 use cell_ledger::signed::{from_hex, hex};
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -270,6 +274,14 @@ impl Verifier<'_> {
         compare("outcome", &status_name(leaf.status), &status_name(status));
         compare("fuel", &leaf.fuel, &fuel);
         compare("fuel of its own", leaf.billed.get(FUEL).unwrap_or(&0), &own_fuel);
+        // What else is counted of a call follows from it, but for the time that it took.
+        let is_told = matches!(Status::from_code(status), Some(Status::Ok | Status::Rejected));
+        if receipt.rates.contains_key(Dimension::Egress.name()) {
+            let billed = leaf.billed.get(Dimension::Egress.name()).unwrap_or(&0);
+            compare("egress", billed, if is_told { &output.0 } else { &0 });
+        }
+        let starts = leaf.billed.get(Dimension::Start.name()).unwrap_or(&0);
+        compare("starts", starts, &(*starts).min(1));
         compare("output bytes", &leaf.output_bytes, &output.0);
         compare("output", &leaf.output_hash, &output.1);
         Ok(())
@@ -387,6 +399,7 @@ impl Verifier<'_> {
             memory_bytes_max: given.memory_bytes_max.min(4 << 30),
             timeout_ms: Some(self.arguments.timeout * 1000),
             tape: TapeUse::Play,
+            rates: [0; 3],
         });
         let null = || fs::OpenOptions::new().read(true).write(true).open("/dev/null");
         let artefact =
@@ -420,12 +433,15 @@ impl Verifier<'_> {
             findings.differences.push(text.into());
             return Ok(());
         }
+        let billed = Billed::deserialize(receipt).context("read the receipt")?;
+        let charge = charge(&billed.counters, &billed.rates)?;
         for (what, billed, found) in [
             ("outcome", &receipt["outcome"], outcome),
             ("fuel", &receipt["fuel"], json!(fuel)),
-            ("charge", &receipt["charge_nano_atp"], json!(fuel)),
+            ("fuel that is charged", &receipt["counters"][FUEL], json!(fuel)),
+            ("charge", &receipt["charge_nano_atp"], json!(charge)),
             ("input", &receipt["input_hash"], json!(input)),
-            ("output bytes", &receipt["dimensions"]["stdout_bytes"]["amount"], json!(stdout.0)),
+            ("output bytes", &receipt["stdout_bytes"], json!(stdout.0)),
             ("output", &receipt["output_hash"], json!(stdout.1)),
         ] {
             if *billed != found {
@@ -434,6 +450,13 @@ impl Verifier<'_> {
         }
         Ok(())
     }
+}
+
+/// What a job is charged for, as its receipt has it.
+#[derive(Debug, Deserialize)]
+struct Billed {
+    counters: Counters,
+    rates: BTreeMap<String, Rate>,
 }
 
 /// What a job was given, as its receipt has it.

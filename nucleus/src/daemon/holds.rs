@@ -11,6 +11,7 @@ use std::collections::{HashMap, VecDeque};
 
 use anyhow::Context as _;
 use cell_abi::{AccountId, NanoAtp};
+use cell_host::Taken;
 use cell_ledger::command::PAYMENTS_MAX;
 use cell_ledger::{HoldId, LedgerError, Payment, Settle, TransferId};
 
@@ -26,6 +27,9 @@ pub(super) struct Holds {
     in_doubt: Option<InDoubt>,
     /// What is to be done after that.
     waiting: VecDeque<Waiting>,
+    /// What calls of a user to a cell without receipts took besides fuel since the nucleus started, so
+    /// that only their sum is rounded.
+    taken: HashMap<(u32, String), Taken>,
     book: Book,
 }
 
@@ -41,16 +45,30 @@ enum Waiting {
 }
 
 /// What a worker reports of a user's calls.
-pub(super) struct Report {
-    pub(super) worker: u64,
-    pub(super) sequence: u64,
-    pub(super) uid: u32,
-    pub(super) rows: Vec<UsageRow>,
+struct Report {
+    worker: u64,
+    sequence: u64,
+    uid: u32,
+    dues: Vec<Due>,
+}
+
+/// What is due to one cell.
+struct Due {
+    cell: String,
+    nano_atp: u64,
+    calls: u64,
 }
 
 impl Holds {
     pub(super) fn new(bank: Bank, book: Book) -> Self {
-        Self { bank, of_user: HashMap::new(), in_doubt: None, waiting: VecDeque::new(), book }
+        Self {
+            bank,
+            of_user: HashMap::new(),
+            in_doubt: None,
+            waiting: VecDeque::new(),
+            taken: HashMap::new(),
+            book,
+        }
     }
 
     /// Sets aside more for a user's calls; returns how much more, which may be nothing.
@@ -91,14 +109,16 @@ impl Holds {
     /// records of the calls, a receipt is written first, and what they say is what counts.
     pub(super) fn pay(
         &mut self,
-        mut report: Report,
+        (worker, sequence): (u64, u64),
+        uid: u32,
+        rows: Vec<UsageRow>,
         records: Option<Vec<Record>>,
     ) -> anyhow::Result<()> {
-        if let Some(records) = records
-            && !self.receipt(&mut report, records)?
-        {
-            return Ok(());
-        }
+        let dues = match records {
+            None => rows.into_iter().map(|row| self.due(uid, row)).collect(),
+            Some(records) => self.receipt(uid, &rows, records)?.into_iter().collect(),
+        };
+        let report = Report { worker, sequence, uid, dues };
         if !self.is_behind() {
             return self.pay_now(report);
         }
@@ -112,27 +132,48 @@ impl Holds {
         Ok(())
     }
 
-    /// Writes a receipt for the calls of a report; `false` if they are not to be charged.
-    fn receipt(&mut self, report: &mut Report, records: Vec<Record>) -> anyhow::Result<bool> {
-        let Report { uid, rows, .. } = report;
-        let held = self.of_user.get(uid).map_or(0, |held| held.amount.0);
-        let fuel = records.iter().map(|record| u128::from(record.own_fuel)).sum::<u128>();
-        let ([row], Ok(fuel)) = (rows.as_mut_slice(), u64::try_from(fuel)) else {
-            tracing::error!(uid, "records of calls that do not fit; they are not charged");
-            return Ok(false);
+    /// What a row's cell is to be paid.
+    fn due(&mut self, uid: u32, row: UsageRow) -> Due {
+        let UsageRow { cell, fuel, taken, calls } = row;
+        let (rates, taken) = (self.book.rates(), Taken(taken));
+        let extra = if taken == Taken::default() {
+            0
+        } else {
+            let total = self.taken.entry((uid, cell.clone())).or_default();
+            let before = total.charge(rates);
+            total.add(taken);
+            total.charge(rates) - before
         };
-        if fuel > held {
+        Due { cell, nano_atp: fuel.saturating_add(extra), calls }
+    }
+
+    /// Writes a receipt for the calls of a report; nothing is due if they are not to be charged.
+    fn receipt(
+        &mut self,
+        uid: u32,
+        rows: &[UsageRow],
+        records: Vec<Record>,
+    ) -> anyhow::Result<Option<Due>> {
+        let rates = self.book.rates();
+        let cost = |record: &Record| {
+            u128::from(record.own_fuel) + u128::from(Taken(record.taken).cost(rates))
+        };
+        let [row] = rows else {
+            tracing::error!(uid, "records of calls that do not fit; they are not charged");
+            return Ok(None);
+        };
+        let held = self.of_user.get(&uid).map_or(0, |held| held.amount.0);
+        if records.iter().map(cost).sum::<u128>() > held.into() {
             tracing::error!(
                 uid,
                 "the worker records more work than was set aside; it is not charged"
             );
-            return Ok(false);
+            return Ok(None);
         }
-        (row.fuel, row.calls) = (fuel, records.len() as u64);
-        let accounts = self.bank.accounts;
+        let (accounts, calls) = (self.bank.accounts, records.len() as u64);
         let payee = accounts.cell(&row.cell);
-        self.book.issue(accounts.user(*uid), (&row.cell, payee), records)?;
-        Ok(true)
+        let nano_atp = self.book.issue(accounts.user(uid), (&row.cell, payee), records)?;
+        Ok(Some(Due { cell: row.cell.clone(), nano_atp, calls }))
     }
 
     /// Gives back what a user's calls do not need for now.
@@ -169,6 +210,10 @@ impl Holds {
             tracing::info!("the ledger answers again; what had to wait is paid");
         }
         Ok(())
+    }
+
+    pub(super) const fn bank(&self) -> &Bank {
+        &self.bank
     }
 
     /// Signs where the journal is, for whoever keeps that elsewhere.
@@ -209,7 +254,7 @@ impl Holds {
     /// A transfer's id comes from the report it pays for: the ledger session, the number of the
     /// worker within it, and that worker's own count of its reports.
     fn pay_now(&mut self, report: Report) -> anyhow::Result<()> {
-        let Report { worker, sequence, uid, rows } = report;
+        let Report { worker, sequence, uid, dues } = report;
         let account = self.bank.accounts.user(uid);
         let Some(held) = self.of_user.get(&uid).copied() else {
             tracing::error!(
@@ -219,7 +264,7 @@ impl Holds {
             return Ok(());
         };
         let total =
-            rows.iter().try_fold(NanoAtp::ZERO, |sum, row| sum.checked_add(NanoAtp(row.fuel)));
+            dues.iter().try_fold(NanoAtp::ZERO, |sum, due| sum.checked_add(NanoAtp(due.nano_atp)));
         let Some(rest) = total.and_then(|total| held.amount.checked_sub(total)) else {
             tracing::error!(
                 uid,
@@ -228,7 +273,7 @@ impl Holds {
             return Ok(());
         };
         let session = self.bank.session();
-        let payment = |row: &UsageRow| Payment {
+        let payment = |due: &Due| Payment {
             id: TransferId::derive(
                 "cell/usage/v1",
                 &[
@@ -236,14 +281,14 @@ impl Holds {
                     &worker.to_le_bytes(),
                     &sequence.to_le_bytes(),
                     &uid.to_le_bytes(),
-                    row.cell.as_bytes(),
+                    due.cell.as_bytes(),
                 ],
             ),
-            credit: self.bank.accounts.cell(&row.cell),
-            amount: NanoAtp(row.fuel),
-            memo: format!("{} calls of {}", row.calls, row.cell),
+            credit: self.bank.accounts.cell(&due.cell),
+            amount: NanoAtp(due.nano_atp),
+            memo: format!("{} calls of {}", due.calls, due.cell),
         };
-        let payments: Vec<_> = rows.iter().filter(|row| row.fuel > 0).map(payment).collect();
+        let payments: Vec<_> = dues.iter().filter(|due| due.nano_atp > 0).map(payment).collect();
         self.replace(uid, account, held, payments, rest, rest)?;
         Ok(())
     }
@@ -303,17 +348,17 @@ impl Waiting {
 impl Report {
     /// Takes another one into this; gives it back if both together are more than one payment takes.
     fn add(&mut self, other: Self) -> Option<Self> {
-        let is_new = |row: &&UsageRow| self.rows.iter().all(|mine| mine.cell != row.cell);
-        if self.rows.len() + other.rows.iter().filter(is_new).count() > PAYMENTS_MAX {
+        let is_new = |due: &&Due| self.dues.iter().all(|mine| mine.cell != due.cell);
+        if self.dues.len() + other.dues.iter().filter(is_new).count() > PAYMENTS_MAX {
             return Some(other);
         }
-        for row in other.rows {
-            match self.rows.iter_mut().find(|mine| mine.cell == row.cell) {
+        for due in other.dues {
+            match self.dues.iter_mut().find(|mine| mine.cell == due.cell) {
                 Some(mine) => {
-                    mine.fuel = mine.fuel.saturating_add(row.fuel);
-                    mine.calls = mine.calls.saturating_add(row.calls);
+                    mine.nano_atp = mine.nano_atp.saturating_add(due.nano_atp);
+                    mine.calls = mine.calls.saturating_add(due.calls);
                 }
-                None => self.rows.push(row),
+                None => self.dues.push(due),
             }
         }
         None

@@ -16,6 +16,7 @@ mod prepare;
 mod readiness;
 mod scan;
 mod state;
+mod storage;
 mod workers;
 
 use std::fs;
@@ -41,11 +42,12 @@ use artefacts::Artefacts;
 use book::Book;
 use cells::Cells;
 use control::{Answer, NucleusRow, Request, Snapshot};
-use holds::{Holds, Report};
+use holds::Holds;
 use prepare::Prepared;
 use readiness::Readiness;
 use scan::{Scan, Scanner};
 use state::States;
+use storage::Storage;
 use workers::{Unheard, Workers};
 
 /// How often logs are looked at and a dead worker's back-off ends.
@@ -97,9 +99,12 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
     let scanner = Scanner::start(home, events.clone())?;
     metrics::serve(bind(&home.metrics_socket())?, config.metrics.port, &events)?;
     control::serve(listener, events)?;
+    let (kept, rates) = (config.receipts.kept_mb_max << 20, config.prices.rates());
+    let book = Book::new(home, kept, rates)?;
     let mut nucleus = Nucleus {
         home: home.clone(),
-        holds: Holds::new(bank, Book::new(home, config.receipts.kept_mb_max << 20)?),
+        holds: Holds::new(bank, book),
+        storage: Storage::new(config.prices.storage_gib_h, states.clone()),
         cells: Cells::new(home.clone(), preparer, states),
         require_walls: config.require_walls,
         walls: Vec::new(),
@@ -120,6 +125,7 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
 struct Nucleus {
     home: Home,
     holds: Holds,
+    storage: Storage,
     cells: Cells,
     /// Refuse to go on where a wall is missing.
     require_walls: bool,
@@ -165,6 +171,7 @@ impl Nucleus {
                 self.cells.rotate_logs(&mut self.workers);
                 self.workers.restart_if_due()?;
                 tolerate(self.holds.catch_up())?;
+                tolerate(self.storage.tick(self.holds.bank()).map_err(Into::into))?;
                 if self.checkpointed.elapsed() >= CHECKPOINT_EVERY {
                     self.checkpointed = Instant::now();
                     self.holds.checkpoint();
@@ -224,8 +231,7 @@ impl Nucleus {
                         return Ok(());
                     }
                 };
-                let report = Report { worker: number, sequence, uid, rows };
-                tolerate(self.holds.pay(report, records))?;
+                tolerate(self.holds.pay((number, sequence), uid, rows, records))?;
             }
             FromWorker::Release { uid: of } if of == uid => {
                 tolerate(self.holds.release(uid))?;

@@ -104,6 +104,7 @@ impl Workers {
             owner: accounts.owner.to_string(),
             serves_uid: accounts.owner_uid(),
             memory_bytes_max: config.worker.memory_mb_max << 20,
+            rates: config.prices.rates().0,
         };
         let mut this = Self {
             events,

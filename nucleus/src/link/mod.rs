@@ -164,6 +164,8 @@ pub(crate) struct Start {
     pub(crate) serves_uid: u32,
     /// Linear memory and tables of all instances together, in bytes.
     pub(crate) memory_bytes_max: u64,
+    /// What calls pay besides fuel: [`cell_host::Rates`].
+    pub(crate) rates: [u64; 3],
 }
 
 /// A cell as the nucleus hands it over.
@@ -232,10 +234,12 @@ pub(crate) enum FromWorker {
 }
 
 /// What one user burned in one cell.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct UsageRow {
     pub(crate) cell: String,
     pub(crate) fuel: u64,
+    /// What they took besides: [`cell_host::Taken`].
+    pub(crate) taken: [u64; 3],
     pub(crate) calls: u64,
 }
 

@@ -147,7 +147,7 @@ impl Call {
         entry.count(outcome.status, outcome.own_fuel().0, &outcome.message);
         entry.time(self.started, Instant::now());
         cells.count_callees(&outcome.callees);
-        let mut header = reply_header(&self.header, outcome.status, outcome.fuel);
+        let mut header = reply_header(&self.header, outcome.status, outcome.charge());
         let payload_bytes = if outcome.status == Status::Ok {
             outcome.reply_bytes()
         } else {

@@ -40,6 +40,8 @@ const UNUSED_LONG: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Cells {
     sandbox: Arc<Sandbox>,
+    /// What calls pay besides fuel.
+    rates: cell_host::Rates,
     link: Arc<Link>,
     states: States,
     entries: RwLock<HashMap<CellName, Arc<Entry>>>,
@@ -106,9 +108,15 @@ enum Code {
 }
 
 impl Cells {
-    pub(super) fn new(sandbox: Arc<Sandbox>, link: Arc<Link>, states: States) -> Self {
+    pub(super) fn new(
+        sandbox: Arc<Sandbox>,
+        rates: cell_host::Rates,
+        link: Arc<Link>,
+        states: States,
+    ) -> Self {
         Self {
             sandbox,
+            rates,
             link,
             states,
             entries: RwLock::default(),
@@ -194,6 +202,7 @@ impl Cells {
         );
         let module = self.sandbox.load(artefact.into(), info, serving.hash)?;
         let mut options = serving.settings.options();
+        options.rates = self.rates;
         options.state = Arc::clone(&entry.state) as _;
         options.state_turn = Arc::clone(&entry.state_turn);
         let services = Arc::clone(self) as Arc<dyn Services>;

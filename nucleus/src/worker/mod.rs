@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use cell_abi::{AccountId, CellName};
-use cell_host::{Allocation, Sandbox};
+use cell_host::{Allocation, Rates, Sandbox};
 
 use crate::link::state::StateStream;
 use crate::link::{FromWorker, Link, Start, ToWorker};
@@ -114,11 +114,12 @@ fn start_threads(
     // WASI's timers need a runtime; its one thread only keeps time.
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build()?;
-    let cells = Cells::new(sandbox, Arc::clone(&link), Arc::new(Mutex::new(states)));
+    let rates = Rates(start.rates);
+    let cells = Cells::new(sandbox, rates, Arc::clone(&link), Arc::new(Mutex::new(states)));
     let payer = account_of(start.serves_uid, (start.owner_uid, AccountId::parse(&start.owner)?));
     let worker = Arc::new(Worker {
         cells: Arc::new(cells),
-        purses: Purses::new(Arc::clone(&link)),
+        purses: Purses::new(Arc::clone(&link), rates),
         link,
         serves: (start.serves_uid, payer),
     });

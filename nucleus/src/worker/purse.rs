@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cell_abi::{CellName, Fuel};
-use cell_host::{CallRecord, Outcome};
+use cell_host::{CallRecord, Outcome, Rates, Taken};
 use tokio::sync::Notify;
 
 use crate::link::records::{self, BODIES_BYTES_MAX, PENDING_MAX, Record};
@@ -35,11 +35,12 @@ pub(super) struct Purses {
     purses: Mutex<HashMap<u32, Arc<Purse>>>,
     link: Arc<Link>,
     sequence: AtomicU64,
+    rates: Rates,
 }
 
 impl Purses {
-    pub(super) fn new(link: Arc<Link>) -> Self {
-        Self { purses: Mutex::default(), link, sequence: AtomicU64::new(0) }
+    pub(super) fn new(link: Arc<Link>, rates: Rates) -> Self {
+        Self { purses: Mutex::default(), link, sequence: AtomicU64::new(0), rates }
     }
 
     /// The purse of a user.
@@ -87,7 +88,9 @@ impl Purses {
         // what they say.
         let mut state = lock(&purse.state);
         let usage = state.take_usage();
-        let burned: u64 = usage.iter().map(|(row, _)| row.fuel).sum();
+        // Not less than what the nucleus takes, which rounds over all calls at once.
+        let cost = |row: &UsageRow| row.fuel.saturating_add(Taken(row.taken).cost(self.rates));
+        let burned: u64 = usage.iter().map(|(row, _)| cost(row)).sum();
         state.granted = state.granted.saturating_sub(burned);
         let usage_of = |rows: Vec<UsageRow>| {
             let sequence = self.sequence.fetch_add(1, Relaxed);
@@ -152,11 +155,21 @@ struct State {
 pub(super) struct Meter {
     fuel: AtomicU64,
     calls: AtomicU64,
+    /// What has a price besides fuel.
+    taken: Mutex<Taken>,
     /// Of a cell that keeps receipts: its calls, which count instead.
     records: Mutex<Vec<Record>>,
 }
 
 impl Meter {
+    fn count(&self, fuel: u64, taken: Taken, calls: u64) {
+        self.fuel.fetch_add(fuel, Relaxed);
+        self.calls.fetch_add(calls, Relaxed);
+        if taken != Taken::default() {
+            lock(&self.taken).add(taken);
+        }
+    }
+
     /// Whether so many calls wait to be told that no more may be made.
     pub(super) fn is_full(&self) -> bool {
         lock(&self.records).len() >= PENDING_MAX
@@ -168,12 +181,16 @@ impl Meter {
             cell: cell.as_str().to_owned(),
             fuel: self.fuel.swap(0, Relaxed),
             calls: self.calls.swap(0, Relaxed),
+            taken: std::mem::take(&mut *lock(&self.taken)).0,
         };
         if !records.is_empty() {
+            let mut taken = Taken::default();
+            records.iter().for_each(|record| taken.add(Taken(record.taken)));
+            row.taken = taken.0;
             row.fuel = records.iter().map(|record| record.own_fuel).sum();
             row.calls = records.len() as u64;
         }
-        (row.fuel > 0).then_some((row, records))
+        (row.fuel > 0 || row.taken != [0; 3]).then_some((row, records))
     }
 }
 
@@ -313,7 +330,7 @@ impl Reservation {
     /// are paid by the records of their calls.
     pub(super) fn pay(&mut self, (own, is_recorded): (&Meter, bool), outcome: &mut Outcome) {
         let mut rest = outcome.fuel.0.min(self.limit);
-        let burned = rest;
+        let burned = outcome.charge().0.min(self.limit);
         let records = std::mem::take(&mut outcome.records);
         if !records.is_empty() {
             self.purse.keep(records);
@@ -325,12 +342,10 @@ impl Reservation {
                 continue;
             }
             let meter = self.purse.meter(share.cell.name());
-            meter.fuel.fetch_add(burned, Relaxed);
-            meter.calls.fetch_add(share.calls, Relaxed);
+            meter.count(burned, share.taken, share.calls);
         }
         if !is_recorded {
-            own.fuel.fetch_add(rest, Relaxed);
-            own.calls.fetch_add(1, Relaxed);
+            own.count(rest, outcome.taken(), 1);
         }
         let limit = std::mem::take(&mut self.limit);
         self.purse.release(limit, burned);

@@ -164,6 +164,7 @@ fn run_job(module: &Module) {
             limits,
             stop: stop.clone(),
             tape: cell_host::JobTape::None,
+            rates: cell_host::Rates::default(),
         };
         bounded(job.run(on_demand(), module), &stop).await
     });

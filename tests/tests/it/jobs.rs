@@ -342,17 +342,11 @@ fn a_receipt_tells_everything() {
     let inspected =
         job.home.cell(["inspect", job.wasm.to_str().unwrap(), "--json"]).expect(0).json();
     assert_eq!((&one["cell_hash"], &inspected["kind"]), (&inspected["hash"], &"command".into()));
-    let dimensions = &one["dimensions"];
-    assert_eq!(dimensions["fuel"]["amount"], one["fuel"]);
-    assert_eq!(
-        dimensions["starts"],
-        serde_json::json!({ "amount": 1, "fuel_included": inspected["start_fuel"] })
-    );
-    assert_eq!(
-        (&dimensions["stdin_bytes"]["amount"], &dimensions["stdout_bytes"]["amount"]),
-        (&3.into(), &3.into())
-    );
-    assert!(dimensions["memory_bytes_peak"]["amount"].as_u64().unwrap() >= 65_536);
+    assert_eq!(one["counters"], serde_json::json!({ "fuel": one["fuel"] }));
+    assert_eq!(one["rates"], serde_json::json!({ "fuel": { "nano_atp": 1, "per": 1 } }));
+    assert_eq!(one["start_fuel"], inspected["start_fuel"]);
+    assert_eq!((&one["stdin_bytes"], &one["stdout_bytes"]), (&3.into(), &3.into()));
+    assert!(one["memory_bytes_peak"].as_u64().unwrap() >= 65_536);
     for hash in ["input_hash", "output_hash", "transfer", "cell_hash"] {
         let text = one[hash].as_str().unwrap();
         assert!(text.len() == 64 && text.bytes().all(|c| c.is_ascii_hexdigit()), "{hash}: {text}");

@@ -28,6 +28,7 @@ mod load;
 mod metrics;
 mod neighbour;
 mod postgres;
+mod prices;
 mod readiness;
 mod receipts;
 mod running;

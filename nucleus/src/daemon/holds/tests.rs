@@ -1,17 +1,19 @@
 use super::*;
+use cell_host::Rates;
+
 use crate::home::Home;
 
 fn holds(home: &tempfile::TempDir) -> (Holds, u32) {
     let home = Home::locate(Some(home.path().to_owned())).unwrap();
     let bank = Bank::open(&home).unwrap();
     let uid = bank.accounts.owner_uid();
-    let book = Book::new(&home, 1 << 20).unwrap();
+    let book = Book::new(&home, 1 << 20, Rates::default()).unwrap();
     (Holds::new(bank, book), uid)
 }
 
-fn report(uid: u32, sequence: u64, cell: &str, fuel: u64) -> Report {
-    let rows = vec![UsageRow { cell: cell.into(), fuel, calls: 1 }];
-    Report { worker: 1, sequence, uid, rows }
+fn pay(holds: &mut Holds, uid: u32, sequence: u64, cell: &str, fuel: u64) -> anyhow::Result<()> {
+    let rows = vec![UsageRow { cell: cell.into(), fuel, calls: 1, ..UsageRow::default() }];
+    holds.pay((1, sequence), uid, rows, None)
 }
 
 fn earned(holds: &Holds, cell: &str) -> i64 {
@@ -27,10 +29,10 @@ fn a_hold_that_is_gone_starves_nobody() {
     let (mut holds, uid) = holds(&home);
     assert_eq!(holds.raise(uid, 1, 1_000).unwrap(), 1_000);
     holds.bank.ledger.void(holds.of_user[&uid].id).unwrap();
-    let error = holds.pay(report(uid, 0, "a", 10), None).unwrap_err();
+    let error = pay(&mut holds, uid, 0, "a", 10).unwrap_err();
     assert!(error.downcast_ref::<LedgerError>().is_some_and(is_gone), "{error:#}");
     assert_eq!(holds.raise(uid, 1, 1_000).unwrap(), 1_000);
-    holds.pay(report(uid, 1, "a", 10), None).unwrap();
+    pay(&mut holds, uid, 1, "a", 10).unwrap();
     assert_eq!(earned(&holds, "a"), 10);
     // Giving back what is gone is no failure either.
     holds.bank.ledger.void(holds.of_user[&uid].id).unwrap();
@@ -48,12 +50,12 @@ fn what_waits_is_merged_and_paid() {
     holds.fall_behind(InDoubt::Void(lost), &LedgerError::Busy);
     assert_eq!(holds.raise(uid, 1, 1_000).unwrap(), 0, "nothing more is set aside meanwhile");
     for sequence in 0..100 {
-        holds.pay(report(uid, sequence, "a", 3), None).unwrap();
-        holds.pay(report(uid + 1, sequence, "a", 5), None).unwrap();
+        pay(&mut holds, uid, sequence, "a", 3).unwrap();
+        pay(&mut holds, uid + 1, sequence, "a", 5).unwrap();
     }
     assert_eq!(holds.waiting.len(), 2);
     for cell in 0..PAYMENTS_MAX as u64 {
-        holds.pay(report(uid, 100 + cell, &format!("c{cell}"), 1), None).unwrap();
+        pay(&mut holds, uid, 100 + cell, &format!("c{cell}"), 1).unwrap();
     }
     assert_eq!(holds.waiting.len(), 3, "a payment takes so many cells and no more");
     for _ in 0..3 {

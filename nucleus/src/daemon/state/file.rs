@@ -15,6 +15,8 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 pub(super) struct FileState {
     path: std::path::PathBuf,
     open: Mutex<Option<Open>>,
+    /// Bytes of all keys and values, as last seen.
+    counted: Mutex<Option<u64>>,
 }
 
 struct Open {
@@ -31,7 +33,7 @@ impl fmt::Debug for FileState {
 impl FileState {
     /// State kept in this directory.
     pub(super) fn new(directory: &Path) -> Self {
-        Self { path: directory.join("state.db"), open: Mutex::default() }
+        Self { path: directory.join("state.db"), open: Mutex::default(), counted: Mutex::default() }
     }
 
     fn with<T>(
@@ -44,6 +46,9 @@ impl FileState {
             Some(open) => work(open),
             None => Open::at(&self.path).and_then(|open| work(guard.insert(open))),
         };
+        if let Some(open) = guard.as_ref() {
+            *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = Some(open.bytes);
+        }
         if result.is_err() {
             // The file may have been replaced or pulled away; the next call opens it anew.
             *guard = None;
@@ -120,6 +125,25 @@ impl FileState {
         self.with(|open| Ok(open.bytes))
     }
 
+    /// The same as last seen; `None` if nobody has looked.
+    pub(super) fn counted(&self) -> Option<u64> {
+        *self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a state that is not open, and does not keep it open.
+    pub(super) fn count_closed(&self) -> Result<(), StateError> {
+        if !self.path.exists() {
+            *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = Some(0);
+            return Ok(());
+        }
+        let was_open = self.is_open();
+        self.bytes()?;
+        if !was_open {
+            self.close();
+        }
+        Ok(())
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
@@ -146,6 +170,9 @@ mod tests {
             .unwrap();
         assert_eq!(state.bytes().unwrap(), 2);
         let reopened = FileState::new(directory.path());
+        assert_eq!(reopened.counted(), None);
+        reopened.count_closed().unwrap();
+        assert_eq!((reopened.counted(), reopened.is_open()), (Some(2), false));
         assert_eq!(reopened.value(b"a").unwrap(), Some(vec![9]));
         assert_eq!(reopened.value(b"b").unwrap(), None);
         assert_eq!(reopened.bytes().unwrap(), 2);

@@ -18,6 +18,12 @@ use file::FileState;
 /// State files that are open at once; the one that was used longest ago is closed for another.
 pub(super) const FILES_OPEN_MAX: usize = 256;
 
+/// What a call is told that its state takes while that is not paid: past any quota, so it may replace and
+/// delete, and not grow.
+const UNPAID_BYTES: u64 = u64::MAX / 2;
+/// Files that are opened for one look at what all states take.
+const COUNTED_AT_ONCE: usize = 32;
+
 /// Every served cell's state.
 #[derive(Debug, Clone, Default)]
 pub(super) struct States(Arc<Mutex<Table>>);
@@ -27,6 +33,8 @@ struct Table {
     cells: HashMap<String, Arc<State>>,
     /// Counts uses, so that the oldest can be told.
     clock: u64,
+    /// The owner cannot pay for what is kept.
+    is_unpaid: bool,
 }
 
 #[derive(Debug)]
@@ -107,8 +115,30 @@ impl States {
             return Ok(None);
         }
         let bytes = state.file.bytes()?;
+        let bytes = if self.is_unpaid() { UNPAID_BYTES } else { bytes };
         *turn = Turn { worker: Some(worker), used };
         Ok(Some(bytes))
+    }
+
+    /// Bytes of all states, as far as they have been counted; a few more are each time.
+    pub(super) fn bytes(&self) -> u64 {
+        let states: Vec<_> = lock(&self.0).cells.values().cloned().collect();
+        let uncounted = states.iter().filter(|state| state.file.counted().is_none());
+        for state in uncounted.take(COUNTED_AT_ONCE) {
+            if let Err(error) = state.file.count_closed() {
+                tracing::warn!(%error, "a cell's state is not counted");
+            }
+        }
+        states.iter().filter_map(|state| state.file.counted()).sum()
+    }
+
+    /// Whether states may grow; says whether that is new.
+    pub(super) fn set_unpaid(&self, unpaid: bool) -> bool {
+        std::mem::replace(&mut lock(&self.0).is_unpaid, unpaid) != unpaid
+    }
+
+    pub(super) fn is_unpaid(&self) -> bool {
+        lock(&self.0).is_unpaid
     }
 
     /// A cell's state, with a number that later uses pass; room is made for its file if need be.
@@ -178,6 +208,12 @@ mod tests {
         assert!(states.answer(1, Request::End { cell: "a".into() }).is_none());
         assert_eq!(begin(2), Answer::Begun(Some(2)));
         states.let_go(2);
+        assert_eq!(begin(1), Answer::Begun(Some(2)));
+        // What is not paid for may not grow: it counts as more than any quota.
+        assert!(states.set_unpaid(true) && !states.set_unpaid(true));
+        assert_eq!(begin(1), Answer::Begun(Some(UNPAID_BYTES)));
+        assert_eq!(states.bytes(), 2);
+        states.set_unpaid(false);
         assert_eq!(begin(1), Answer::Begun(Some(2)));
         let unknown = states.answer(1, Request::Begin { cell: "../b".into() }).unwrap();
         assert!(matches!(unknown, Answer::Failed(_)));
