@@ -287,9 +287,8 @@ impl Side for Woken {
         let end = Instant::now() + length;
         while Instant::now() < end {
             let started = Instant::now();
-            match self.wake() {
-                Ok(()) => tally.record_time(started.elapsed()),
-                Err(error) => return tally.error(format!("{error:#}")),
+            if !tally.take(self.wake().map(|()| started.elapsed())) {
+                return;
             }
         }
     }

@@ -207,9 +207,8 @@ impl Side for Stopped<'_> {
                 anyhow::ensure!(reply.bytes() == [7; BYTES], "a wrong reply");
                 Ok(time)
             };
-            match timed() {
-                Ok(time) => tally.record_time(time),
-                Err(error) => return tally.error(format!("{name}: {error:#}")),
+            if !tally.take(timed().with_context(|| name.clone())) {
+                return;
             }
         }
     }

@@ -237,9 +237,8 @@ impl Side for Durable {
     fn slice(&mut self, length: Duration, tally: &mut Tally) {
         let end = Instant::now() + length;
         while Instant::now() < end {
-            match self.once() {
-                Ok(time) => tally.record_time(time),
-                Err(error) => return tally.error(format!("{error:#}")),
+            if !tally.take(self.once()) {
+                return;
             }
         }
     }

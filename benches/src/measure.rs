@@ -60,6 +60,11 @@ impl Tally {
         self.record(u64::try_from(per_second).unwrap_or(u64::MAX));
     }
 
+    /// Records how long something took, or that it failed; says whether it did not.
+    pub(crate) fn take(&mut self, timed: anyhow::Result<Duration>) -> bool {
+        timed.map(|time| self.record_time(time)).map_err(|e| self.error(format!("{e:#}"))).is_ok()
+    }
+
     pub(crate) fn error(&mut self, error: impl ToString) {
         self.errors += 1;
         self.first_error.get_or_insert_with(|| error.to_string());

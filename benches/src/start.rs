@@ -141,7 +141,7 @@ impl Side for Compiled {
             self.engine.precompile_module(&wasm).map_err(|e| anyhow!("compile: {e:#}"))?;
             Ok(started.elapsed())
         };
-        record(timed(), tally);
+        tally.take(timed());
         self.made += 1;
     }
 }
@@ -163,15 +163,8 @@ impl Side for Deployed<'_> {
             self.nucleus.wait_for(&name, DEPLOY_TIME_MAX)?;
             Ok(started.elapsed())
         };
-        record(timed(), tally);
+        tally.take(timed());
         self.made += 1;
-    }
-}
-
-fn record(timed: anyhow::Result<Duration>, tally: &mut Tally) {
-    match timed {
-        Ok(time) => tally.record_time(time),
-        Err(error) => tally.error(format!("{error:#}")),
     }
 }
 

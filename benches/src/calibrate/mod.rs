@@ -16,7 +16,7 @@ use anyhow::{Context as _, anyhow, ensure};
 use cell_client::{CallOptions, Client, Fuel, RawSlot, TIMEOUT_DEFAULT};
 use rustix::process::Pid;
 use serde_json::{Value, json};
-use wasmtime::{Config, Engine, Linker, Module, Store};
+use wasmtime::{Config, Engine, Instance, Linker, Module, Store};
 
 use crate::cli::Plan;
 use crate::measure::nanoseconds;
@@ -32,8 +32,6 @@ const OPTIONS: CallOptions = CallOptions { fuel: Fuel(20_000_000_000), timeout: 
 /// Rows that are named at either end.
 const EXTREMES: usize = 5;
 const CALLS_PER_SAMPLE: u32 = 500;
-/// The echo cell's two functions, by Wasmtime's table.
-const PLAIN_FUEL_OF_ECHO: f64 = 14.0;
 const CALLS: [(&str, usize); 3] =
     [("call, 64 B", 64), ("call, 64 KiB", 64 << 10), ("call, 1 MiB", 1 << 20)];
 const HEADINGS: &str = "kind      what                                  ns    wasmtime   ns/fuel        fuel   ns/fuel";
@@ -179,7 +177,7 @@ fn call(plan: &Plan, nucleus: &Nucleus, name: &str, bytes: usize) -> anyhow::Res
         kind: Kind::Host,
         name: name.to_owned(),
         time: median(all),
-        plain: PLAIN_FUEL_OF_ECHO,
+        plain: plain_fuel_of_echo(bytes)? as f64,
         fuel: fuel as f64,
     })
 }
@@ -258,19 +256,42 @@ impl Calls {
     }
 }
 
-/// What Wasmtime's own table counts for the same, with host calls that do nothing.
-fn plain_fuel(text: &str, times: u32) -> anyhow::Result<u64> {
-    let failed = |e: wasmtime::Error| anyhow!("{e:#}");
-    let engine = Engine::new(Config::new().consume_fuel(true)).map_err(failed)?;
-    let module = Module::new(&engine, wat::parse_str(text)?).map_err(failed)?;
+/// A cell's instance that counts by Wasmtime's own table, with host calls that do nothing.
+fn plain_instance(text: &str) -> Result<(Store<()>, Instance), wasmtime::Error> {
+    let engine = Engine::new(Config::new().consume_fuel(true))?;
+    let module = Module::new(&engine, text)?;
     let mut linker = Linker::<()>::new(&engine);
     let mut store = Store::new(&engine, ());
-    linker.define_unknown_imports_as_default_values(&mut store, &module).map_err(failed)?;
-    store.set_fuel(u64::MAX).map_err(failed)?;
-    let instance = linker.instantiate(&mut store, &module).map_err(failed)?;
+    linker.define_unknown_imports_as_default_values(&mut store, &module)?;
+    store.set_fuel(u64::MAX)?;
+    let instance = linker.instantiate(&mut store, &module)?;
     if let Ok(start) = instance.get_typed_func::<(), ()>(&mut store, "_initialize") {
-        start.call(&mut store, ()).map_err(failed)?;
+        start.call(&mut store, ())?;
     }
+    Ok((store, instance))
+}
+
+/// What Wasmtime's own table counts for the echo cell's two functions.
+fn plain_fuel_of_echo(bytes: usize) -> anyhow::Result<u64> {
+    let failed = |e: wasmtime::Error| anyhow!("{e:#}");
+    let (mut store, instance) = plain_instance(ECHO).map_err(failed)?;
+    let (mailbox, receive) = (
+        instance.get_typed_func::<u32, u32>(&mut store, "cell_mailbox").map_err(failed)?,
+        instance
+            .get_typed_func::<(u32, u32, u32), u64>(&mut store, "cell_receive")
+            .map_err(failed)?,
+    );
+    let before = store.get_fuel().map_err(failed)?;
+    let bytes = u32::try_from(bytes)?;
+    let at = mailbox.call(&mut store, bytes).map_err(failed)?;
+    receive.call(&mut store, (0, at, bytes)).map_err(failed)?;
+    Ok(before - store.get_fuel().map_err(failed)?)
+}
+
+/// What Wasmtime's own table counts for a kernel.
+fn plain_fuel(text: &str, times: u32) -> anyhow::Result<u64> {
+    let failed = |e: wasmtime::Error| anyhow!("{e:#}");
+    let (mut store, instance) = plain_instance(text).map_err(failed)?;
     let run = instance.get_typed_func::<u32, u64>(&mut store, "run").map_err(failed)?;
     let mut burned = |times| -> anyhow::Result<u64> {
         let before = store.get_fuel().map_err(failed)?;
