@@ -85,6 +85,8 @@ pub enum JobTrace {
         input: (u64, [u8; 32]),
         /// The same of what it wrote to standard output.
         output: (u64, [u8; 32]),
+        /// Bytes that it wrote to standard error.
+        error_bytes: u64,
         /// The job asked for other things than the tape has.
         diverged: bool,
     },
@@ -181,9 +183,12 @@ impl Job {
                 .await
             }
         };
-        let mut outcome = outcome(&store, result, start, fuel);
+        let (mut outcome, by_extra) = outcome(&store, result, start, fuel);
         if let Some(tape) = tape {
-            outcome.trace = trace(&tape, &outcome);
+            if by_extra {
+                tape.spoil(Flaw::Charges);
+            }
+            outcome.trace = trace(&tape, &outcome.end);
         }
         Ok(outcome)
     }
@@ -224,8 +229,7 @@ impl Job {
     }
 }
 
-fn trace(tape: &Tape, outcome: &JobOutcome) -> JobTrace {
-    let end = &outcome.end;
+fn trace(tape: &Tape, end: &JobEnd) -> JobTrace {
     if tape.is_playing() {
         let fault = matches!(end, JobEnd::Stopped { status: Status::HostFault, .. });
         let digest = |digest: &Digest| (digest.bytes(), digest.hash());
@@ -233,26 +237,24 @@ fn trace(tape: &Tape, outcome: &JobOutcome) -> JobTrace {
         return tape.with_streams(|streams| JobTrace::Played {
             input: digest(&streams.input),
             output: digest(&streams.output),
+            error_bytes: streams.errors.bytes(),
             diverged,
         });
     }
     if matches!(end, JobEnd::Stopped { status: Status::TimedOut | Status::Cancelled, .. }) {
         tape.spoil(Flaw::Stopped);
     }
-    let is_out = matches!(end, JobEnd::Stopped { status: Status::OutOfFuel, .. });
-    if is_out && outcome.taken != Taken::default() {
-        tape.spoil(Flaw::Charges);
-    }
     let (tape, flaw) = tape.take();
     JobTrace::Recorded(flaw.map_or(Ok(tape), Err))
 }
 
+/// Also says whether it was ended by what it took besides fuel, or might have been.
 fn outcome(
     store: &Store<Guest>,
     result: wasmtime::Result<()>,
     start: u64,
     fuel: u64,
-) -> JobOutcome {
+) -> (JobOutcome, bool) {
     let left = store.get_fuel().unwrap_or(0);
     let burned = (fuel + 1).saturating_sub(left).saturating_add(store.data().gauge.debt());
     let mut end = match &result {
@@ -273,7 +275,8 @@ fn outcome(
         end = JobEnd::Stopped { status: Status::OutOfFuel, message: bill.message().into() };
     }
     let memory_bytes_peak = u64::try_from(store.data().memory_bytes_peak()).unwrap_or(u64::MAX);
+    let by_extra = bill.is_out && bill.extra.is_some();
     let taken = bill.extra.map_or_else(Taken::default, |extra| extra.taken);
     let (fuel, trace) = (Fuel(start + bill.fuel), JobTrace::None);
-    JobOutcome { end, fuel, taken, memory_bytes_peak, trace }
+    (JobOutcome { end, fuel, taken, memory_bytes_peak, trace }, by_extra)
 }

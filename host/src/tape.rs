@@ -91,11 +91,12 @@ struct Reel {
     streams: Streams,
 }
 
-/// What went through a job's standard input and output while its tape was played.
+/// What went through a job's standard streams while its tape was played.
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
     pub(crate) input: Digest,
     pub(crate) output: Digest,
+    pub(crate) errors: Digest,
 }
 
 impl Tape {
@@ -262,7 +263,7 @@ impl WasiCall<'_> {
     /// While playing: what the guest reads and writes goes into the digests of its streams.
     fn count(&self, tape: &Tape, memory: &[u8], bytes: u32) -> wasmtime::Result<()> {
         let fd = self.arguments.first().copied().unwrap_or(-1);
-        if !matches!((self.name, fd), ("fd_read", 0) | ("fd_write", 1)) || bytes == 0 {
+        if !matches!((self.name, fd), ("fd_read", 0) | ("fd_write", 1 | 2)) || bytes == 0 {
             return Ok(());
         }
         let vector = first_vector(memory, self.argument(1), self.argument(2));
@@ -271,7 +272,8 @@ impl WasiCall<'_> {
         let moved = memory.get(vector.0..vector.0.saturating_add(len)).ok_or(Stop::Diverged)?;
         tape.with_streams(|streams| match fd {
             0 => streams.input.take(moved),
-            _ => streams.output.take(moved),
+            1 => streams.output.take(moved),
+            _ => streams.errors.take(moved),
         });
         Ok(())
     }

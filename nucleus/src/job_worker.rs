@@ -98,6 +98,7 @@ pub(crate) enum JobReport {
         memory_bytes_peak: u64,
         stdin: (u64, String),
         stdout: (u64, String),
+        stderr_bytes: u64,
         /// It was recorded: the tape is beside this, or this is why there is none that would do.
         flaw: Option<String>,
         /// It was played, and asked for other things than the tape has.
@@ -182,7 +183,7 @@ async fn execute(
             .collect(),
         stdin: stdin.clone(),
         stdout: stdout.clone(),
-        stderr,
+        stderr: stderr.clone(),
         fuel: Fuel(job.fuel),
         limits,
         stop: stop.clone(),
@@ -198,12 +199,14 @@ async fn execute(
     };
     let told = |(bytes, hash): (u64, [u8; 32])| (bytes, blake3::Hash::from_bytes(hash).to_string());
     let (mut stdin, mut stdout) = (stdin.digest(), stdout.digest());
+    let (mut stderr_bytes, _) = stderr.digest();
     let (mut tape, mut flaw, mut has_diverged) = (None, None, false);
     match outcome.trace {
         JobTrace::Recorded(Ok(recorded)) => tape = Some(recorded),
         JobTrace::Recorded(Err(why)) => flaw = Some(why.name().to_owned()),
-        JobTrace::Played { input, output, diverged } => {
+        JobTrace::Played { input, output, error_bytes, diverged } => {
             (stdin, stdout, has_diverged) = (input, output, diverged);
+            stderr_bytes = error_bytes;
         }
         _ => {}
     }
@@ -216,6 +219,7 @@ async fn execute(
         memory_bytes_peak: outcome.memory_bytes_peak,
         stdin: told(stdin),
         stdout: told(stdout),
+        stderr_bytes,
         flaw,
         diverged: has_diverged,
     };

@@ -259,7 +259,7 @@ impl Calls {
 /// A cell's instance that counts by Wasmtime's own table, with host calls that do nothing.
 fn plain_instance(text: &str) -> Result<(Store<()>, Instance), wasmtime::Error> {
     let engine = Engine::new(Config::new().consume_fuel(true))?;
-    let module = Module::new(&engine, text)?;
+    let module = Module::new(&engine, wat::parse_str(text).map_err(wasmtime::Error::new)?)?;
     let mut linker = Linker::<()>::new(&engine);
     let mut store = Store::new(&engine, ());
     linker.define_unknown_imports_as_default_values(&mut store, &module)?;

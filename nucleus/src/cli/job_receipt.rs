@@ -53,11 +53,12 @@ pub(super) fn make(facts: &Facts<'_>, ended: &Ended, key: &SigningKey) -> Value 
         "charge_nano_atp": facts.charge.0,
         "compile_fuel": compiled.paid.map_or(0, |paid| paid.fuel.0),
         "compile_transfer": compiled.paid.map(|paid| paid.transfer.to_string()),
-        "counters": counters(ended),
+        "counters": counters(ended, facts.rates),
         "rates": rates_of(facts.rates),
         "start_fuel": price::start(compiled.info.memory_pages, compiled.info.data_bytes),
         "stdin_bytes": ended.stdin.0,
         "stdout_bytes": ended.stdout.0,
+        "stderr_bytes": ended.stderr_bytes,
         "memory_bytes_peak": ended.memory_bytes_peak,
         "input_hash": input_hash(facts.arguments, facts.environment, &ended.stdin.1),
         "output_hash": ended.stdout.1,
@@ -86,9 +87,9 @@ pub(super) fn make(facts: &Facts<'_>, ended: &Ended, key: &SigningKey) -> Value 
 }
 
 /// How much it is billed for, by dimension.
-fn counters(ended: &Ended) -> Counters {
+fn counters(ended: &Ended, rates: Rates) -> Counters {
     let taken = Dimension::ALL.into_iter().zip(ended.taken.0);
-    let taken = taken.filter(|(_, count)| *count > 0);
+    let taken = taken.filter(|(dimension, _)| rates.of(*dimension) > 0);
     let taken = taken.map(|(dimension, count)| (dimension.name().to_owned(), count));
     taken.chain([(FUEL.to_owned(), ended.fuel.0)]).collect()
 }

@@ -247,6 +247,7 @@ pub(super) struct Ended {
     pub(super) memory_bytes_peak: u64,
     pub(super) stdin: (u64, String),
     pub(super) stdout: (u64, String),
+    pub(super) stderr_bytes: u64,
     /// What it learned from outside, if that was recorded, or why that does not suffice.
     pub(super) tape: Option<Vec<u8>>,
     pub(super) flaw: Option<String>,
@@ -280,6 +281,7 @@ impl Run<'_> {
                     memory_bytes_peak,
                     stdin,
                     stdout,
+                    stderr_bytes,
                     flaw,
                     ..
                 },
@@ -293,6 +295,7 @@ impl Run<'_> {
                 memory_bytes_peak,
                 stdin,
                 stdout,
+                stderr_bytes,
                 tape: tape
                     .map(|tape| memory_file::read(tape, TAPE_BYTES_MAX as u64))
                     .transpose()?,

@@ -412,8 +412,17 @@ impl Verifier<'_> {
             memory_file::write(&tape)?,
         ];
         let report = self.in_process(&task, &files)?;
-        let JobReport::Ended { exit_code, status, message, fuel, stdin, stdout, diverged, .. } =
-            report
+        let JobReport::Ended {
+            exit_code,
+            status,
+            message,
+            fuel,
+            stdin,
+            stdout,
+            stderr_bytes,
+            diverged,
+            ..
+        } = report
         else {
             bail!("the job could not be run again: {}", not_started(&report));
         };
@@ -434,11 +443,23 @@ impl Verifier<'_> {
             return Ok(());
         }
         let billed = Billed::deserialize(receipt).context("read the receipt")?;
-        let charge = charge(&billed.counters, &billed.rates)?;
+        // What else is counted follows from the run, but for the time that it took.
+        let counted = |dimension: Dimension, found: u64| {
+            let has_price = billed.rates.contains_key(dimension.name());
+            (
+                &receipt["counters"][dimension.name()],
+                if has_price { json!(found) } else { json!(null) },
+            )
+        };
+        let (starts, one) = counted(Dimension::Start, 1);
+        let (egress, written) = counted(Dimension::Egress, stdout.0.saturating_add(stderr_bytes));
+        let charge = u64::try_from(charge(&billed.counters, &billed.rates)?).ok();
         for (what, billed, found) in [
             ("outcome", &receipt["outcome"], outcome),
             ("fuel", &receipt["fuel"], json!(fuel)),
             ("fuel that is charged", &receipt["counters"][FUEL], json!(fuel)),
+            ("starts", starts, one),
+            ("egress", egress, written),
             ("charge", &receipt["charge_nano_atp"], json!(charge)),
             ("input", &receipt["input_hash"], json!(input)),
             ("output bytes", &receipt["stdout_bytes"], json!(stdout.0)),

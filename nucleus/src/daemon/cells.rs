@@ -320,7 +320,8 @@ impl Known {
         for part in ["data", "log"] {
             DirBuilder::new().mode(0o700).recursive(true).create(directory.join(part))?;
         }
-        states.add(name, &directory.join("data"));
+        let state_bytes_max = code.settings.options().state_bytes_max;
+        states.add(name, &directory.join("data"), state_bytes_max);
         let load = ToWorker::Load(Box::new(LoadCell {
             cell: name.to_owned(),
             generation: code.generation,

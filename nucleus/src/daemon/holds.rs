@@ -20,6 +20,10 @@ use crate::bank::{Bank, Held};
 use crate::link::UsageRow;
 use crate::link::records::Record;
 
+/// Users' cells whose sums are kept, so that only the sums are rounded; those of further ones are rounded
+/// with each report.
+pub(super) const TOTALS_MAX: usize = 65_536;
+
 pub(super) struct Holds {
     bank: Bank,
     of_user: HashMap<u32, Held>,
@@ -115,9 +119,12 @@ impl Holds {
         records: Option<Vec<Record>>,
     ) -> anyhow::Result<()> {
         let dues = match records {
-            None => rows.into_iter().map(|row| self.due(uid, row)).collect(),
+            None => self.dues(uid, rows),
             Some(records) => self.receipt(uid, &rows, records)?.into_iter().collect(),
         };
+        if dues.is_empty() {
+            return Ok(());
+        }
         let report = Report { worker, sequence, uid, dues };
         if !self.is_behind() {
             return self.pay_now(report);
@@ -132,19 +139,49 @@ impl Holds {
         Ok(())
     }
 
-    /// What a row's cell is to be paid.
-    fn due(&mut self, uid: u32, row: UsageRow) -> Due {
-        let UsageRow { cell, fuel, taken, calls } = row;
-        let (rates, taken) = (self.book.rates(), Taken(taken));
-        let extra = if taken == Taken::default() {
-            0
-        } else {
-            let total = self.taken.entry((uid, cell.clone())).or_default();
-            let before = total.charge(rates);
-            total.add(taken);
-            total.charge(rates) - before
+    /// What each row's cell is to be paid; nothing of a report that passes what is set aside.
+    fn dues(&mut self, uid: u32, rows: Vec<UsageRow>) -> Vec<Due> {
+        let rates = self.book.rates();
+        let cost = |row: &UsageRow| u128::from(row.fuel) + u128::from(Taken(row.taken).cost(rates));
+        if !self.covers(uid, rows.iter().map(cost).sum()) {
+            return Vec::new();
+        }
+        let due = |row: UsageRow| {
+            let UsageRow { cell, fuel, taken, calls } = row;
+            let extra = self.extra(uid, &cell, Taken(taken));
+            Due { cell, nano_atp: fuel.saturating_add(extra), calls }
         };
-        Due { cell, nano_atp: fuel.saturating_add(extra), calls }
+        rows.into_iter().map(due).collect()
+    }
+
+    /// What calls are charged besides fuel, so that over all reports only the sum is rounded.
+    fn extra(&mut self, uid: u32, cell: &str, taken: Taken) -> u64 {
+        let rates = self.book.rates();
+        if taken.cost(rates) == 0 {
+            return 0;
+        }
+        let key = (uid, cell.to_owned());
+        if self.taken.len() >= TOTALS_MAX && !self.taken.contains_key(&key) {
+            return taken.charge(rates);
+        }
+        let total = self.taken.entry(key).or_default();
+        let before = total.charge(rates);
+        total.add(taken);
+        total.charge(rates).saturating_sub(before)
+    }
+
+    /// Whether so much is set aside; a worker that reports more is not believed.
+    fn covers(&self, uid: u32, cost: u128) -> bool {
+        // What waits for the ledger is looked at when it answers.
+        let held = self.of_user.get(&uid).map_or(0, |held| held.amount.0);
+        let covers = cost <= held.into();
+        if !covers {
+            tracing::error!(
+                uid,
+                "the worker reports more work than was set aside; it is not charged"
+            );
+        }
+        covers
     }
 
     /// Writes a receipt for the calls of a report; nothing is due if they are not to be charged.
@@ -162,12 +199,7 @@ impl Holds {
             tracing::error!(uid, "records of calls that do not fit; they are not charged");
             return Ok(None);
         };
-        let held = self.of_user.get(&uid).map_or(0, |held| held.amount.0);
-        if records.iter().map(cost).sum::<u128>() > held.into() {
-            tracing::error!(
-                uid,
-                "the worker records more work than was set aside; it is not charged"
-            );
+        if !self.covers(uid, records.iter().map(cost).sum()) {
             return Ok(None);
         }
         let (accounts, calls) = (self.bank.accounts, records.len() as u64);

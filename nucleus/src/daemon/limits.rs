@@ -7,6 +7,12 @@ cell_abi::limits! {
         /// It is killed; what it did not report is not charged.
         DOWN_TIME_MAX: Duration;
     }
+    crate::daemon::holds {
+        /// Users' cells whose charges besides fuel are summed before they are rounded.
+        ///
+        /// Those of further ones are rounded down with each report.
+        TOTALS_MAX: usize;
+    }
     crate::daemon::own_log {
         /// Size of `nucleus.log`, in bytes.
         ///

@@ -66,7 +66,8 @@ impl Storage {
         match bank.ledger.transfer(transfer.clone()) {
             Ok(_) => {
                 self.paid = self.paid.checked_add(transfer.amount).unwrap_or(self.paid);
-                self.set_unpaid(false);
+                // A part that was in doubt leaves the rest owed.
+                self.set_unpaid(self.owed() > NanoAtp::ZERO);
                 Ok(())
             }
             Err(LedgerError::InsufficientFunds { available, .. }) => {

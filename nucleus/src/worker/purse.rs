@@ -63,6 +63,7 @@ impl Purses {
         let purse = self.of(uid);
         let mut state = lock(&purse.state);
         state.granted = state.granted.saturating_add(amount);
+        state.has_hold |= amount > 0;
         state.asked = false;
         state.exhausted = amount < state.asked_min;
         drop(state);
@@ -106,14 +107,14 @@ impl Purses {
             let file = records::write(&records)?;
             self.link.send(&usage_of(vec![row]), &[file.as_fd()])?;
         }
-        if state.granted > 0
+        if state.has_hold
             && state.reserved == 0
             && !state.asked
             // What one large call asked for is not kept from everything else the account pays for.
             && (state.granted > AHEAD_MAX
                 || state.last_call.is_none_or(|at| at.elapsed() > IDLE))
         {
-            state.granted = 0;
+            (state.granted, state.has_hold) = (0, false);
             self.link.send(&FromWorker::Release { uid: purse.uid }, &[])?;
         }
         Ok(())
@@ -135,6 +136,8 @@ pub(super) struct Purse {
 struct State {
     /// Set aside by the nucleus, less what was reported as burned.
     granted: u64,
+    /// Something was granted since the last release; rounding may leave the nucleus more of it.
+    has_hold: bool,
     /// Limits of the calls in flight.
     reserved: u64,
     /// Burned and not yet reported.

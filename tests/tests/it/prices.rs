@@ -119,6 +119,27 @@ fn output_and_starts_of_jobs_are_paid() {
     let charge = receipt["charge_nano_atp"].as_u64().unwrap();
     assert_eq!(charge, fuel + 1_000_000 + 40_960_000);
     assert_eq!(job.verify().expect(0).json()["rerun"], 1);
+    // A node that counts more than a run takes is told by running it again, and so is a sum that is no sum.
+    let key = fs::read(job.home.path().join("identity")).unwrap();
+    let key = SigningKey::from_bytes(&key.try_into().unwrap());
+    let huge = json!({ "nano_atp": u64::MAX, "per": 1 });
+    for (pointer, value, expect) in [
+        ("/counters/start", json!(2), "starts: billed 2"),
+        ("/counters/egress", json!(40_961), "egress: billed 40961"),
+        ("/counters/memory", json!(1), "no price"),
+        ("/rates/start", huge, "charge: billed"),
+    ] {
+        let mut forged = receipt.clone();
+        let (parent, name) = pointer.rsplit_once('/').unwrap();
+        forged.pointer_mut(parent).unwrap()[name] = value;
+        forged.as_object_mut().unwrap().remove("signature");
+        forged["signature"] =
+            json!(cell_ledger::signed::sign("cell/job-receipt/v1", &forged, &key));
+        fs::write(job.place.path().join("receipt.json"), forged.to_string()).unwrap();
+        let told = job.verify();
+        let text = format!("{}{}", told.expect(1).stdout, told.stderr);
+        assert!(text.contains(expect), "{expect}: {text}");
+    }
     // Exactly that is enough; less ends in the middle, and what was done until then is paid.
     job.run(charge).0.expect(0);
     let (short, receipt) = job.run(charge - 1);
@@ -132,6 +153,18 @@ fn output_and_starts_of_jobs_are_paid() {
     forged["charge_nano_atp"] = json!(charge);
     fs::write(job.place.path().join("receipt.json"), forged.to_string()).unwrap();
     assert!(job.verify().expect(1).stdout.contains("changed"));
+}
+
+/// A job whose fuel ends after it took a little besides was billed as no re-run could find it.
+#[test]
+fn a_job_that_runs_out_of_fuel_after_some_output_is_not_accused() {
+    let prints = command(4096, false);
+    let spins =
+        prints.trim_end().strip_suffix("))").unwrap().to_owned() + "(loop $ever (br $ever))))";
+    let job = Job::new("[prices]\negress_gib = 1", &spins);
+    job.run(50_000_000).0.expect(122);
+    let found = job.verify().expect(0).json();
+    assert!(found["not_checkable"].to_string().contains("charges"), "{found}");
 }
 
 #[test]

@@ -86,8 +86,10 @@ impl FileState {
         })
     }
 
-    /// Writes all of this or none of it.
-    pub(super) fn commit(&self, writes: &Writes) -> Result<(), StateError> {
+    /// Writes all of this or none of it; refuses to grow past this many bytes. The worker has seen to
+    /// that before, unless it was taken over.
+    pub(super) fn commit(&self, writes: &Writes, bytes_max: u64) -> Result<(), StateError> {
+        let mut is_refused = false;
         self.with(|open| {
             let mut change = 0_i64;
             let transaction = open.connection.transaction()?;
@@ -114,10 +116,16 @@ impl FileState {
                     change += after - before;
                 }
             }
+            let bytes = open.bytes.saturating_add_signed(change);
+            is_refused = change > 0 && bytes > bytes_max;
+            if is_refused {
+                return Ok(());
+            }
             transaction.commit()?;
-            open.bytes = open.bytes.saturating_add_signed(change);
+            open.bytes = bytes;
             Ok(())
-        })
+        })?;
+        if is_refused { Err(StateError("it would grow past its quota".into())) } else { Ok(()) }
     }
 
     /// Bytes of all keys and values.
@@ -137,7 +145,12 @@ impl FileState {
             return Ok(());
         }
         let was_open = self.is_open();
-        self.bytes()?;
+        let counted = self.bytes();
+        if counted.is_err() {
+            // Nobody can use it either; who opens it later counts it then.
+            *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = Some(0);
+        }
+        counted?;
         if !was_open {
             self.close();
         }
@@ -164,10 +177,12 @@ mod tests {
         let state = FileState::new(directory.path());
         let writes =
             Writes::from([(b"a".to_vec(), Some(vec![1, 2])), (b"b".to_vec(), Some(vec![3]))]);
-        state.commit(&writes).unwrap();
-        state
-            .commit(&Writes::from([(b"a".to_vec(), Some(vec![9])), (b"b".to_vec(), None)]))
-            .unwrap();
+        assert!(state.commit(&writes, 4).is_err());
+        assert_eq!(state.bytes().unwrap(), 0);
+        state.commit(&writes, 5).unwrap();
+        // What is past its quota may still shrink.
+        let fewer = Writes::from([(b"a".to_vec(), Some(vec![9])), (b"b".to_vec(), None)]);
+        state.commit(&fewer, 0).unwrap();
         assert_eq!(state.bytes().unwrap(), 2);
         let reopened = FileState::new(directory.path());
         assert_eq!(reopened.counted(), None);

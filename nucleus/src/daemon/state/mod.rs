@@ -7,10 +7,12 @@ mod file;
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use cell_host::StateError;
+use cell_host::state::Writes;
 
 use crate::link::state::{Answer, Request, StateStream};
 use file::FileState;
@@ -40,6 +42,8 @@ struct Table {
 #[derive(Debug)]
 struct State {
     file: FileState,
+    /// Its quota, in bytes.
+    bytes_max: AtomicU64,
     turn: Mutex<Turn>,
 }
 
@@ -47,14 +51,22 @@ struct State {
 struct Turn {
     /// The worker that has the state.
     worker: Option<u64>,
+    /// It may not grow: it is not paid for.
+    is_unpaid: bool,
     used: u64,
 }
 
 impl States {
     /// From now on workers may ask for this cell's state, kept in this directory.
-    pub(super) fn add(&self, cell: &str, directory: &Path) {
-        let state = || State { file: FileState::new(directory), turn: Mutex::default() };
-        lock(&self.0).cells.entry(cell.to_owned()).or_insert_with(|| Arc::new(state()));
+    pub(super) fn add(&self, cell: &str, directory: &Path, bytes_max: u64) {
+        let state = || State {
+            file: FileState::new(directory),
+            bytes_max: AtomicU64::default(),
+            turn: Mutex::default(),
+        };
+        let mut table = lock(&self.0);
+        let state = table.cells.entry(cell.to_owned()).or_insert_with(|| Arc::new(state()));
+        state.bytes_max.store(bytes_max, Relaxed);
     }
 
     /// The cell is gone; so is its state.
@@ -93,7 +105,7 @@ impl States {
                 }
             }
             Request::Commit { cell, writes } => {
-                match self.taken(worker, &cell).and_then(|state| state.file.commit(&writes)) {
+                match self.taken(worker, &cell).and_then(|state| state.commit(&writes)) {
                     Ok(()) => Answer::Done,
                     Err(error) => failed(error),
                 }
@@ -115,8 +127,9 @@ impl States {
             return Ok(None);
         }
         let bytes = state.file.bytes()?;
-        let bytes = if self.is_unpaid() { UNPAID_BYTES } else { bytes };
-        *turn = Turn { worker: Some(worker), used };
+        let is_unpaid = self.is_unpaid();
+        let bytes = if is_unpaid { UNPAID_BYTES } else { bytes };
+        *turn = Turn { worker: Some(worker), is_unpaid, used };
         Ok(Some(bytes))
     }
 
@@ -179,14 +192,20 @@ impl States {
     }
 }
 
+impl State {
+    /// Writes what a call wrote, within what it was told when it began.
+    fn commit(&self, writes: &Writes) -> Result<(), StateError> {
+        let is_unpaid = lock(&self.turn).is_unpaid;
+        self.file.commit(writes, if is_unpaid { 0 } else { self.bytes_max.load(Relaxed) })
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
-    use cell_host::state::Writes;
-
     use super::*;
 
     /// Two workers write one cell's state: turns are taken, and a worker that dies leaves its own.
@@ -194,7 +213,7 @@ mod tests {
     fn workers_take_turns() {
         let directory = tempfile::tempdir().unwrap();
         let states = States::default();
-        states.add("a", directory.path());
+        states.add("a", directory.path(), 100);
         let begin = |worker| states.answer(worker, Request::Begin { cell: "a".into() }).unwrap();
         let writes = Writes::from([(b"k".to_vec(), Some(b"v".to_vec()))]);
         let commit = |worker| {
@@ -212,6 +231,10 @@ mod tests {
         // What is not paid for may not grow: it counts as more than any quota.
         assert!(states.set_unpaid(true) && !states.set_unpaid(true));
         assert_eq!(begin(1), Answer::Begun(Some(UNPAID_BYTES)));
+        assert_eq!(commit(1), Answer::Done, "the same again is no growth");
+        let more = Writes::from([(b"l".to_vec(), Some(b"v".to_vec()))]);
+        let more = Request::Commit { cell: "a".into(), writes: more };
+        assert!(matches!(states.answer(1, more), Some(Answer::Failed(_))));
         assert_eq!(states.bytes(), 2);
         states.set_unpaid(false);
         assert_eq!(begin(1), Answer::Begun(Some(2)));
@@ -227,7 +250,7 @@ mod tests {
             let cell = number.to_string();
             let data = directory.path().join(&cell);
             std::fs::create_dir(&data).unwrap();
-            states.add(&cell, &data);
+            states.add(&cell, &data, 100);
             states.begin(1, &cell).unwrap();
             states.answer(1, Request::End { cell });
         }
