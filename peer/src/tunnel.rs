@@ -1,0 +1,311 @@
+//! A local socket whose other end is on another machine.
+//!
+//! [`dial`] makes one; [`run`] moves the bytes of either side until both have ended. Who reads from the
+//! local socket needs to know nothing of sessions.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use cell_abi::AccountId;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::sockopt;
+
+use crate::credentials::Credentials;
+use crate::error::PeerError;
+use crate::handshake::{HANDSHAKE_BYTES_MAX, Handshake, Step};
+use crate::records::{RECORD_BYTES_MAX, Records};
+use crate::request::{Answer, Request};
+use crate::session::{CONTENT_BYTES_MAX, Opened, Session};
+
+/// How long a silent connection is believed to have a peer: it is asked after so long, and again and
+/// again, this many times.
+const ASK_AFTER: Duration = Duration::from_secs(30);
+const ASK_EVERY: Duration = Duration::from_secs(10);
+const ASK_TIMES: u32 = 3;
+
+/// Connects to a machine and asks it for something, within this time.
+///
+/// `address` is a host and a port; every address that the host has is tried. What comes back is this
+/// end of a socket whose bytes a thread carries.
+pub fn dial(
+    address: &str,
+    credentials: &Credentials,
+    wanted: AccountId,
+    request: &Request,
+    timeout: Duration,
+) -> Result<UnixStream, PeerError> {
+    let deadline = Instant::now() + timeout;
+    let stream = connect(address, deadline)?;
+    prepare(&stream)?;
+    let mut dialled = Dialled { stream, records: Records::default(), deadline };
+    let (mut handshake, first) = Handshake::initiate(credentials, wanted, now_s())?;
+    dialled.send(&first)?;
+    let mut session = loop {
+        let message = dialled.receive(HANDSHAKE_BYTES_MAX)?;
+        match handshake.step(&message)? {
+            Step::Reply(next, bytes) => {
+                handshake = next;
+                dialled.send(&bytes)?;
+            }
+            Step::Done(session, bytes) => {
+                dialled.send(&bytes)?;
+                break session;
+            }
+        }
+    };
+    let mut bytes = Vec::new();
+    session.seal(&request.encode(), &mut bytes)?;
+    dialled.send(&bytes)?;
+    let record = dialled.receive(RECORD_BYTES_MAX)?;
+    let mut answer = Vec::new();
+    session.open(&record, &mut answer)?;
+    match Answer::decode(&answer)? {
+        Answer::Yes => {}
+        Answer::No(reason) => return Err(PeerError::Refused(reason)),
+    }
+    let (ours, theirs) = UnixStream::pair()?;
+    let Dialled { stream, records, .. } = dialled;
+    stream.set_read_timeout(None)?;
+    stream.set_write_timeout(None)?;
+    thread::Builder::new().name("tunnel".into()).spawn(move || {
+        // Both ends see that it ended; why is nobody's to hear any more.
+        let _ = run(&stream, session, records, &theirs);
+    })?;
+    Ok(ours)
+}
+
+/// Options of a connection, or of a socket that accepts them: nothing waits to be sent, and a peer that
+/// is gone is found out.
+pub fn prepare(socket: impl std::os::fd::AsFd) -> Result<(), PeerError> {
+    let set = || -> rustix::io::Result<()> {
+        sockopt::set_tcp_nodelay(&socket, true)?;
+        sockopt::set_socket_keepalive(&socket, true)?;
+        sockopt::set_tcp_keepidle(&socket, ASK_AFTER)?;
+        sockopt::set_tcp_keepintvl(&socket, ASK_EVERY)?;
+        sockopt::set_tcp_keepcnt(&socket, ASK_TIMES)
+    };
+    Ok(set().map_err(std::io::Error::from)?)
+}
+
+/// Seconds since 1970.
+pub fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn connect(address: &str, deadline: Instant) -> Result<TcpStream, PeerError> {
+    let mut failed = PeerError::Connection(ErrorKind::NotFound);
+    for address in address.to_socket_addrs()? {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(PeerError::Connection(ErrorKind::TimedOut));
+        }
+        match TcpStream::connect_timeout(&address, left) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = error.into(),
+        }
+    }
+    Err(failed)
+}
+
+/// A connection whose handshake is under way.
+struct Dialled {
+    stream: TcpStream,
+    records: Records,
+    deadline: Instant,
+}
+
+impl Dialled {
+    fn left(&self) -> Result<Duration, PeerError> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(PeerError::Connection(ErrorKind::TimedOut)) } else { Ok(left) }
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> Result<(), PeerError> {
+        self.stream.set_write_timeout(Some(self.left()?))?;
+        Ok(self.stream.write_all(bytes)?)
+    }
+
+    fn receive(&mut self, bytes_max: usize) -> Result<Vec<u8>, PeerError> {
+        loop {
+            if let Some(record) = self.records.next(bytes_max)? {
+                return Ok(record.to_vec());
+            }
+            self.stream.set_read_timeout(Some(self.left()?))?;
+            let room = self.records.room(4096);
+            let read = self.stream.read(room);
+            let came = *read.as_ref().unwrap_or(&0);
+            self.records.filled(4096 - came);
+            if read? == 0 {
+                return Err(PeerError::Truncated);
+            }
+        }
+    }
+}
+
+/// Carries bytes between a peer and a local socket until both have ended, or one is gone. Returns an
+/// error if the peer did not end but its connection did, or if what came is not the peer's.
+///
+/// Neither side is read while the other does not take what was read before.
+pub fn run(
+    stream: &TcpStream,
+    session: Session,
+    records: Records,
+    local: &UnixStream,
+) -> Result<(), PeerError> {
+    stream.set_nonblocking(true)?;
+    local.set_nonblocking(true)?;
+    let mut tunnel = Tunnel {
+        session,
+        records,
+        to_local: Pending::default(),
+        to_peer: Pending::default(),
+        peer_ended: false,
+        local_ended: false,
+        content: vec![0; CONTENT_BYTES_MAX],
+    };
+    // What came with the last message of the handshake.
+    tunnel.open()?;
+    while !tunnel.is_over() {
+        tunnel.step(stream, local)?;
+    }
+    Ok(())
+}
+
+struct Tunnel {
+    session: Session,
+    records: Records,
+    to_local: Pending,
+    to_peer: Pending,
+    peer_ended: bool,
+    local_ended: bool,
+    content: Vec<u8>,
+}
+
+impl Tunnel {
+    fn is_over(&self) -> bool {
+        let sent = self.to_local.is_empty() && self.to_peer.is_empty();
+        sent && self.peer_ended && self.local_ended
+    }
+
+    /// Waits until something can go on, and does it.
+    fn step(&mut self, stream: &TcpStream, local: &UnixStream) -> Result<(), PeerError> {
+        let mut of_peer = PollFlags::empty();
+        of_peer.set(PollFlags::IN, self.to_local.is_empty() && !self.peer_ended);
+        of_peer.set(PollFlags::OUT, !self.to_peer.is_empty());
+        let mut of_local = PollFlags::empty();
+        of_local.set(PollFlags::IN, self.to_peer.is_empty() && !self.local_ended);
+        of_local.set(PollFlags::OUT, !self.to_local.is_empty());
+        // A socket that nothing is wanted of would only say again and again that it is hung up.
+        let mut fds = Vec::with_capacity(2);
+        for (fd, flags) in [(stream.as_fd(), of_peer), (local.as_fd(), of_local)] {
+            if !flags.is_empty() {
+                fds.push(PollFd::from_borrowed_fd(fd, flags));
+            }
+        }
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(std::io::Error::from(error).into()),
+        }
+        if of_peer.contains(PollFlags::IN) {
+            self.read_peer(stream)?;
+        }
+        if of_local.contains(PollFlags::IN) {
+            self.read_local(local)?;
+        }
+        if self.to_peer.write(|bytes| (&*stream).write(bytes))? && self.local_ended {
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+        }
+        match self.to_local.write(|bytes| (&*local).write(bytes)) {
+            Ok(true) if self.peer_ended => {
+                let _ = local.shutdown(std::net::Shutdown::Write);
+            }
+            Ok(_) => {}
+            // Nobody takes what the peer says, so the peer need not say more.
+            Err(_) => {
+                self.to_local = Pending::default();
+                self.peer_ended = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_peer(&mut self, stream: &TcpStream) -> Result<(), PeerError> {
+        let room = self.records.room(RECORD_BYTES_MAX);
+        let read = (&*stream).read(room);
+        self.records.filled(RECORD_BYTES_MAX - *read.as_ref().unwrap_or(&0));
+        match read {
+            Ok(0) => Err(PeerError::Truncated),
+            Ok(_) => self.open(),
+            Err(error) if is_passing(&error) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn open(&mut self) -> Result<(), PeerError> {
+        while let Some(record) = self.records.next(RECORD_BYTES_MAX)? {
+            if self.session.open(record, &mut self.to_local.bytes)? == Opened::End {
+                self.peer_ended = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_local(&mut self, local: &UnixStream) -> Result<(), PeerError> {
+        match (&*local).read(&mut self.content) {
+            Ok(0) => {
+                self.local_ended = true;
+                self.session.end(&mut self.to_peer.bytes)
+            }
+            Ok(read) => {
+                let content = self.content.get(..read).unwrap_or_default();
+                self.session.seal(content, &mut self.to_peer.bytes)
+            }
+            Err(error) if is_passing(&error) => Ok(()),
+            // It is gone; the peer is told that nothing follows.
+            Err(_) => {
+                (self.local_ended, self.peer_ended) = (true, true);
+                self.session.end(&mut self.to_peer.bytes)
+            }
+        }
+    }
+}
+
+/// Bytes that wait until they are taken.
+#[derive(Default)]
+struct Pending {
+    bytes: Vec<u8>,
+    written: usize,
+}
+
+impl Pending {
+    const fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Writes what is taken now; says whether that was the last of it.
+    fn write(
+        &mut self,
+        mut write: impl FnMut(&[u8]) -> std::io::Result<usize>,
+    ) -> Result<bool, PeerError> {
+        while let Some(rest) = self.bytes.get(self.written..).filter(|rest| !rest.is_empty()) {
+            match write(rest) {
+                Ok(written) => self.written += written,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if is_passing(&error) => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let was_last = !self.bytes.is_empty();
+        self.bytes.clear();
+        self.written = 0;
+        Ok(was_last)
+    }
+}
+
+fn is_passing(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
