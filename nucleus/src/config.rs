@@ -36,6 +36,29 @@ pub(crate) struct Config {
     pub(crate) receipts: Receipts,
     /// What is charged besides fuel.
     pub(crate) prices: Prices,
+    /// Whether other machines may call cells here, and which.
+    pub(crate) peers: Listening,
+}
+
+/// Whether other machines may call cells here, and which.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Listening {
+    /// Where to listen for them, such as `0.0.0.0:7316`. Default: nowhere.
+    pub(crate) listen: Option<String>,
+    /// Who is served. Default: those that `cell peer add` named.
+    pub(crate) trust: Trust,
+}
+
+/// Which other machines are served.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Trust {
+    /// Those that the owner named.
+    #[default]
+    Listed,
+    /// Every one whose account here can pay.
+    AnyoneWhoPays,
 }
 
 /// What is kept of calls that get receipts.

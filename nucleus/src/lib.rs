@@ -13,12 +13,14 @@ mod config;
 mod daemon;
 #[doc(hidden)]
 pub mod fuzzing;
+mod gateway;
 mod home;
 mod job_worker;
 mod limits;
 mod link;
 mod manifest;
 mod memory_file;
+mod peers;
 mod prices;
 mod sdk;
 mod toolchain;

@@ -85,6 +85,16 @@ cell_abi::limits! {
         /// Changed in `nucleus.toml`: `receipts.kept_mb_max`, 1 to 1,048,576.
         KEPT_MB_MAX: u64;
     }
+    crate::peers {
+        /// Other machines that a home may know.
+        ///
+        /// `cell peer add` refuses one more.
+        PEERS_MAX: usize;
+        /// Largest `peers.toml`, in bytes.
+        ///
+        /// Nobody is served who is not known otherwise, and commands that need it fail.
+        FILE_BYTES_MAX: u64;
+    }
     crate::prices {
         /// Highest price of a unit in `nucleus.toml`, in ATP.
         ///
@@ -132,6 +142,8 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Limit> {
         crate::daemon::limits::LIMITS,
         LIMITS,
         crate::cli::LIMITS,
+        crate::gateway::LIMITS,
+        cell_peer::LIMITS,
         cell_client::LIMITS,
     ]
     .into_iter()

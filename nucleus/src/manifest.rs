@@ -80,6 +80,8 @@ struct Section {
     idle_s: u64,
     #[serde(default)]
     receipts: bool,
+    #[serde(default)]
+    peers: bool,
 }
 
 fn default_wasm() -> String {
@@ -130,6 +132,8 @@ pub(crate) struct Settings {
     pub(crate) idle_s: u64,
     /// Every call is recorded and gets a place in a signed receipt.
     pub(crate) receipts: bool,
+    /// Other machines that the owner knows may call it.
+    pub(crate) peers: bool,
 }
 
 impl Settings {
@@ -184,6 +188,7 @@ impl Manifest {
             call_ms_max: within("call_ms_max", cell.call_ms_max, 1, CALL_MS_MAX)?,
             idle_s: within("idle_s", cell.idle_s, 1, IDLE_S_MAX)?,
             receipts: cell.receipts,
+            peers: cell.peers,
         };
         Ok(Self { name, wasm: cell.wasm, settings })
     }

@@ -1,5 +1,10 @@
 //! Two machines, and somebody in between.
 
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::thread::{self, JoinHandle};
+
 use cell_abi::AccountId;
 use ed25519_dalek::SigningKey;
 use proptest::prelude::*;
@@ -277,6 +282,76 @@ fn requests_and_answers() {
     for wrong in [&b""[..], b"\x00more", b"\x02", &[&b"\x01"[..], &[b'a'; 513]].concat()] {
         assert!(Answer::decode(wrong).is_err(), "{wrong:?}");
     }
+}
+
+/// Two local sockets with a session over loopback TCP between them, and what carries their bytes.
+fn tunnelled() -> (UnixStream, UnixStream, TcpStream, [JoinHandle<Result<(), PeerError>>; 2]) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (far, _) = listener.accept().unwrap();
+    let cable = near.try_clone().unwrap();
+    let (ours, theirs) = sessions();
+    let mut locals = Vec::new();
+    let running = [(near, ours), (far, theirs)].map(|(stream, session)| {
+        let (local, other) = UnixStream::pair().unwrap();
+        locals.push(local);
+        thread::spawn(move || tunnel::run(&stream, session, Records::default(), &other))
+    });
+    let theirs = locals.pop().unwrap();
+    (locals.pop().unwrap(), theirs, cable, running)
+}
+
+/// A tunnel whose one side had said all waited for ever, and its session with it.
+#[test]
+fn a_tunnel_carries_both_ends() {
+    let (mut ours, mut theirs, _, running) = tunnelled();
+    let content: Vec<_> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    let echo = thread::spawn(move || {
+        let mut all = Vec::new();
+        theirs.read_to_end(&mut all).unwrap();
+        theirs.write_all(&all).unwrap();
+    });
+    ours.write_all(&content).unwrap();
+    ours.shutdown(Shutdown::Write).unwrap();
+    let mut back = Vec::new();
+    ours.read_to_end(&mut back).unwrap();
+    assert!(back == content);
+    echo.join().unwrap();
+    for side in running {
+        assert_eq!(side.join().unwrap(), Ok(()));
+    }
+}
+
+#[test]
+fn a_tunnel_ends_with_either_side() {
+    // Nothing was said at all.
+    let (ours, mut theirs, _, running) = tunnelled();
+    drop(ours);
+    assert_eq!(theirs.read(&mut [0]).unwrap(), 0);
+    drop(theirs);
+    running.into_iter().for_each(|side| assert_eq!(side.join().unwrap(), Ok(())));
+    // One side is gone while the other still speaks.
+    let (ours, mut theirs, _, running) = tunnelled();
+    drop(ours);
+    while theirs.write_all(&[7; 65_536]).is_ok() {}
+    drop(theirs);
+    for side in running {
+        // What was under way when it went may have been reset.
+        let ended = side.join().unwrap();
+        assert!(
+            matches!(ended, Ok(()) | Err(PeerError::Connection(_) | PeerError::Truncated)),
+            "{ended:?}"
+        );
+    }
+    // The cable is cut: that is no end.
+    let (mut ours, mut theirs, cable, running) = tunnelled();
+    ours.write_all(b"hello").unwrap();
+    theirs.read_exact(&mut [0; 5]).unwrap();
+    cable.shutdown(Shutdown::Both).unwrap();
+    for side in running {
+        assert_eq!(side.join().unwrap(), Err(PeerError::Truncated));
+    }
+    assert_eq!((ours.read(&mut [0]).unwrap(), theirs.read(&mut [0]).unwrap()), (0, 0));
 }
 
 proptest! {

@@ -4,7 +4,7 @@
 //! local socket needs to know nothing of sessions.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{TcpStream, ToSocketAddrs as _};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::thread;
@@ -165,6 +165,8 @@ pub fn run(
         to_peer: Pending::default(),
         peer_ended: false,
         local_ended: false,
+        told_peer: false,
+        told_local: false,
         content: vec![0; CONTENT_BYTES_MAX],
     };
     // What came with the last message of the handshake.
@@ -182,6 +184,8 @@ struct Tunnel {
     to_peer: Pending,
     peer_ended: bool,
     local_ended: bool,
+    told_peer: bool,
+    told_local: bool,
     content: Vec<u8>,
 }
 
@@ -216,19 +220,20 @@ impl Tunnel {
         if of_local.contains(PollFlags::IN) {
             self.read_local(local)?;
         }
-        if self.to_peer.write(|bytes| (&*stream).write(bytes))? && self.local_ended {
-            let _ = stream.shutdown(std::net::Shutdown::Write);
-        }
-        match self.to_local.write(|bytes| (&*local).write(bytes)) {
-            Ok(true) if self.peer_ended => {
-                let _ = local.shutdown(std::net::Shutdown::Write);
-            }
-            Ok(_) => {}
+        self.to_peer.write(|bytes| (&*stream).write(bytes))?;
+        if self.to_local.write(|bytes| (&*local).write(bytes)).is_err() {
             // Nobody takes what the peer says, so the peer need not say more.
-            Err(_) => {
-                self.to_local = Pending::default();
-                self.peer_ended = true;
-            }
+            self.to_local = Pending::default();
+            self.peer_ended = true;
+        }
+        // Who is gone already needs not be told.
+        if self.local_ended && self.to_peer.is_empty() && !self.told_peer {
+            self.told_peer = true;
+            let _ = stream.shutdown(Shutdown::Write);
+        }
+        if self.peer_ended && self.to_local.is_empty() && !self.told_local {
+            self.told_local = true;
+            let _ = local.shutdown(Shutdown::Write);
         }
         Ok(())
     }
@@ -286,23 +291,22 @@ impl Pending {
         self.bytes.is_empty()
     }
 
-    /// Writes what is taken now; says whether that was the last of it.
+    /// Writes what is taken now.
     fn write(
         &mut self,
         mut write: impl FnMut(&[u8]) -> std::io::Result<usize>,
-    ) -> Result<bool, PeerError> {
+    ) -> Result<(), PeerError> {
         while let Some(rest) = self.bytes.get(self.written..).filter(|rest| !rest.is_empty()) {
             match write(rest) {
                 Ok(written) => self.written += written,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if is_passing(&error) => return Ok(false),
+                Err(error) if is_passing(&error) => return Ok(()),
                 Err(error) => return Err(error.into()),
             }
         }
-        let was_last = !self.bytes.is_empty();
         self.bytes.clear();
         self.written = 0;
-        Ok(was_last)
+        Ok(())
     }
 }
 

@@ -4,17 +4,19 @@ use std::io::Read as _;
 use std::time::Duration;
 
 use cell_abi::{Fuel, NanoAtp, Status};
-use cell_client::{CallOptions, Client, Error};
+use cell_client::{CallOptions, Client, Config, Error};
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::output::escape;
 use super::{Exit, Failure, Global, Output};
 use crate::cli::daemon::{is_up, not_up};
+use crate::peers::{Peers, Remote, SCHEME};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// CELL.RECEPTOR, such as hello.greet.
+    /// CELL.RECEPTOR, such as hello.greet; on another machine cell://KEY@HOST:PORT/hello.greet, or
+    /// cell://NAME/hello.greet for a peer that `cell peer list` shows with an address.
     target: String,
     /// The request as JSON; `-` reads it from standard input.
     #[arg(default_value = "null")]
@@ -67,7 +69,11 @@ pub(crate) fn seconds(value: f64) -> anyhow::Result<Duration> {
 
 pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> anyhow::Result<Exit> {
     let home = global.home()?;
-    let Some((cell, receptor)) = arguments.target.split_once('.') else {
+    let (machine, target) = match arguments.target.rsplit_once('/') {
+        Some((machine, target)) if machine.starts_with(SCHEME) => (Some(machine), target),
+        _ => (None, arguments.target.as_str()),
+    };
+    let Some((cell, receptor)) = target.split_once('.') else {
         let message = format!(
             "`{}` names no receptor; write CELL.RECEPTOR, such as hello.greet",
             arguments.target
@@ -79,8 +85,16 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
         fuel: arguments.budget.fuel_or(NanoAtp(1_000_000_000)),
         timeout: seconds(arguments.timeout)?,
     };
-    let socket = home.cell_socket(cell);
-    let called = Client::connect(&socket, cell).and_then(|mut client| {
+    let connected = match machine {
+        None => Client::connect(home.cell_socket(cell), cell),
+        Some(machine) => {
+            let remote = Remote::parse(&format!("{machine}/{cell}"), &Peers::read(&home)?)
+                .map_err(|error| Failure::new(Exit::Usage, format!("{error:#}")))?;
+            let stream = remote.connect(&home, options.timeout)?;
+            Client::from_stream(stream, cell, Config::default())
+        }
+    };
+    let called = connected.and_then(|mut client| {
         let slot = client.open_raw(receptor)?;
         if arguments.raw {
             let reply = client.call_raw(&slot, &request, options)?;

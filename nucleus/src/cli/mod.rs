@@ -18,6 +18,7 @@ pub(crate) mod logging;
 mod logs;
 mod new;
 mod output;
+mod peer;
 mod ps;
 mod receipts;
 mod run;
@@ -114,6 +115,9 @@ enum Command {
     /// Write or check one file that says all that happened to money here.
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Know other machines, and let them call cells here.
+    #[command(subcommand)]
+    Peer(peer::Command),
     /// Run what a receipt bills again, and say where it differs.
     Verify(verify::Arguments),
     /// Print a completion script for a shell.
@@ -121,6 +125,9 @@ enum Command {
     /// The process that runs guests; started by the nucleus.
     #[command(hide = true)]
     Worker(logging::WorkerArguments),
+    /// The process that speaks with other machines; started by the nucleus.
+    #[command(hide = true)]
+    Gateway,
     /// The process that runs one job; started by `cell run`.
     #[command(hide = true)]
     JobWorker,
@@ -167,12 +174,14 @@ impl Cli {
             Command::Id => inspect::id(global, output),
             Command::Ledger(command) => ledger::run(command, global, output),
             Command::Audit(command) => audit::run(command, global, output),
+            Command::Peer(command) => peer::run(command, global, output),
             Command::Verify(arguments) => verify::run(arguments, global, output),
             Command::Completions(arguments) => completions::run(arguments),
             Command::Worker(arguments) => {
                 arguments.start();
                 crate::worker::run().map(|()| Exit::Done)
             }
+            Command::Gateway => crate::gateway::run().map(|()| Exit::Done),
             Command::JobWorker => crate::job_worker::run().map(|()| Exit::Done),
             Command::CompileWorker => crate::compile::worker().map(|()| Exit::Done),
             Command::WallProbe(arguments) => sandbox::probe(arguments, output),

@@ -238,6 +238,17 @@ impl Cells {
     }
 
     /// The rows of `cell ps`, by name.
+    /// Whether other machines may call this cell.
+    pub(super) fn serves_peers(&self, name: &str) -> Result<(), String> {
+        match self.known.get(name).and_then(|known| known.code.as_ref()) {
+            None => Err(format!("there is no cell `{name}` here")),
+            Some(code) if !code.settings.peers => {
+                Err(format!("the cell `{name}` is not for other machines"))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
     pub(super) fn rows(&self) -> Vec<CellRow> {
         let mut rows: Vec<_> = self.known.iter().map(|(name, known)| known.row(name)).collect();
         rows.sort_by(|a, b| a.cell.cmp(&b.cell));

@@ -71,6 +71,8 @@ pub(crate) struct NucleusRow {
     pub(crate) workers: Vec<WorkerRow>,
     /// Walls that this machine lacks around the worker; a control group is not counted.
     pub(crate) walls_missing: Vec<Wall>,
+    /// Where it listens for other machines, if it does.
+    pub(crate) listens: Option<String>,
 }
 
 /// How a worker fares.

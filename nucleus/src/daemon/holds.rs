@@ -27,6 +27,8 @@ pub(super) const TOTALS_MAX: usize = 65_536;
 pub(super) struct Holds {
     bank: Bank,
     of_user: HashMap<u32, Held>,
+    /// The accounts of peers, by the number that stands for each.
+    peers: HashMap<u32, AccountId>,
     /// Asked for, and the answer was lost: to be asked again, word for word, before anything else.
     in_doubt: Option<InDoubt>,
     /// What is to be done after that.
@@ -68,6 +70,7 @@ impl Holds {
         Self {
             bank,
             of_user: HashMap::new(),
+            peers: HashMap::new(),
             in_doubt: None,
             waiting: VecDeque::new(),
             taken: HashMap::new(),
@@ -75,12 +78,28 @@ impl Holds {
         }
     }
 
+    /// From now on this number stands for a peer, who pays for itself.
+    pub(super) fn name_peer(&mut self, uid: u32, account: AccountId) {
+        self.peers.insert(uid, account);
+    }
+
+    /// The number stands for nobody any more, once what it owes is paid.
+    pub(super) fn forget_peer(&mut self, uid: u32) {
+        if !self.is_behind() {
+            self.peers.remove(&uid);
+        }
+    }
+
+    fn account(&self, uid: u32) -> AccountId {
+        self.peers.get(&uid).copied().unwrap_or_else(|| self.bank.accounts.user(uid))
+    }
+
     /// Sets aside more for a user's calls; returns how much more, which may be nothing.
     pub(super) fn raise(&mut self, uid: u32, amount_min: u64, amount: u64) -> anyhow::Result<u64> {
         if self.is_behind() {
             return Ok(0);
         }
-        let account = self.bank.accounts.user(uid);
+        let account = self.account(uid);
         let amount = NanoAtp(amount.max(amount_min));
         let Some(held) = self.of_user.get(&uid).copied() else {
             let hold = self.bank.new_hold(account, NanoAtp(1), amount);
@@ -204,7 +223,7 @@ impl Holds {
         }
         let (accounts, calls) = (self.bank.accounts, records.len() as u64);
         let payee = accounts.cell(&row.cell);
-        let nano_atp = self.book.issue(accounts.user(uid), (&row.cell, payee), records)?;
+        let nano_atp = self.book.issue(self.account(uid), (&row.cell, payee), records)?;
         Ok(Some(Due { cell: row.cell.clone(), nano_atp, calls }))
     }
 
@@ -287,7 +306,7 @@ impl Holds {
     /// worker within it, and that worker's own count of its reports.
     fn pay_now(&mut self, report: Report) -> anyhow::Result<()> {
         let Report { worker, sequence, uid, dues } = report;
-        let account = self.bank.accounts.user(uid);
+        let account = self.account(uid);
         let Some(held) = self.of_user.get(&uid).copied() else {
             tracing::error!(
                 uid,

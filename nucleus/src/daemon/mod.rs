@@ -8,6 +8,7 @@ mod artefacts;
 mod book;
 mod cells;
 pub(crate) mod control;
+mod gateway;
 mod holds;
 pub(crate) mod limits;
 mod metrics;
@@ -28,7 +29,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use cell_abi::Fault;
+use cell_abi::{AccountId, Fault};
 use cell_ledger::LedgerError;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -36,12 +37,14 @@ use crate::bank::Bank;
 use crate::compile;
 use crate::config::Config;
 use crate::home::Home;
+use crate::link::gateway::FromGateway;
 use crate::link::{FromWorker, ToWorker, records};
 use crate::walls::{Wall, cgroup};
 use artefacts::Artefacts;
 use book::Book;
 use cells::Cells;
 use control::{Answer, NucleusRow, Request, Snapshot};
+use gateway::Gateway;
 use holds::Holds;
 use prepare::Prepared;
 use readiness::Readiness;
@@ -63,6 +66,10 @@ pub(crate) enum Event {
     Worker(u64, FromWorker, Vec<OwnedFd>, Unheard),
     /// The worker with this number is gone.
     WorkerGone(u64),
+    /// The gateway with this number said something, with descriptors beside it.
+    Gateway(u64, FromGateway, Vec<OwnedFd>),
+    /// The gateway with this number is gone.
+    GatewayGone(u64),
     /// `cells/` was looked at.
     Scanned(Scan),
     /// A cell was read, gated and compiled, or was not.
@@ -98,6 +105,7 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
     let workers = Workers::start(&bank, &config, states.clone(), artefacts, events.clone())?;
     let scanner = Scanner::start(home, events.clone())?;
     metrics::serve(bind(&home.metrics_socket())?, config.metrics.port, &events)?;
+    let gateway = Gateway::start(home, &config, &events)?;
     control::serve(listener, events)?;
     let (kept, rates) = (config.receipts.kept_mb_max << 20, config.prices.rates());
     let book = Book::new(home, kept, rates)?;
@@ -111,6 +119,7 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
         scanner,
         scans: 0,
         workers,
+        gateway,
         waiting: Vec::new(),
         started: Instant::now(),
         readiness: Readiness::new(),
@@ -135,6 +144,8 @@ struct Nucleus {
     /// The last request for a look at `cells/` that was answered.
     scans: u64,
     workers: Workers,
+    /// Speaks with other machines, where the settings say so.
+    gateway: Option<Gateway>,
     waiting: Vec<Waiting>,
     started: Instant,
     readiness: Readiness,
@@ -170,6 +181,9 @@ impl Nucleus {
                 own_log::bound(&self.home.log());
                 self.cells.rotate_logs(&mut self.workers);
                 self.workers.restart_if_due()?;
+                if let Some(gateway) = &mut self.gateway {
+                    gateway.tick()?;
+                }
                 tolerate(self.holds.catch_up())?;
                 tolerate(self.storage.tick(self.holds.bank()).map_err(Into::into))?;
                 if self.checkpointed.elapsed() >= CHECKPOINT_EVERY {
@@ -190,6 +204,12 @@ impl Nucleus {
                 }
             }
             Event::WorkerGone(number) => self.worker_gone(number)?,
+            Event::Gateway(number, message, fds) => self.gateway_says(number, message, fds),
+            Event::GatewayGone(number) => {
+                if let Some(gateway) = self.gateway.as_mut().filter(|g| g.is_current(number)) {
+                    gateway.gone();
+                }
+            }
             Event::Scanned(scan) => {
                 self.scans = scan.answers;
                 self.cells.scanned(scan, &mut self.workers);
@@ -261,6 +281,32 @@ impl Nucleus {
         Ok(())
     }
 
+    fn gateway_says(&mut self, number: u64, message: FromGateway, fds: Vec<OwnedFd>) {
+        let Some(gateway) = self.gateway.as_mut().filter(|g| g.is_current(number)) else { return };
+        match message {
+            FromGateway::Ready { walls } => {
+                for wall in walls.iter().filter(|wall| !wall.stands) {
+                    let (wall, why) = (&wall.name, &wall.detail);
+                    tracing::warn!(wall, why, "a wall around the gateway is missing");
+                }
+                if let Some(missing) = walls.iter().find(|w| !w.stands && self.require_walls) {
+                    tracing::error!(wall = missing.name, "the gateway is ended: require_walls");
+                    self.gateway = None;
+                }
+            }
+            FromGateway::Connect { id, peer, cell } => {
+                let served = serve_peer(
+                    (&mut self.workers, &mut self.holds),
+                    |peer| gateway.trusts(peer).and_then(|()| self.cells.serves_peers(&cell)),
+                    &peer,
+                    cell.clone(),
+                    fds,
+                );
+                gateway.answer(id, served);
+            }
+        }
+    }
+
     fn worker_ready(&mut self, number: u64, walls: Vec<Wall>) -> anyhow::Result<()> {
         for wall in walls.iter().filter(|wall| !wall.stands) {
             tracing::warn!(
@@ -297,6 +343,9 @@ impl Nucleus {
         );
         tolerate(self.holds.release(uid))?;
         self.workers.gone(number)?;
+        if !self.workers.has_one_of(uid) {
+            self.holds.forget_peer(uid);
+        }
         self.cells.worker_gone(number, listened);
         Ok(())
     }
@@ -323,6 +372,7 @@ impl Nucleus {
             up_s: self.started.elapsed().as_secs(),
             worker_restarts: self.workers.restarts(),
             workers: self.workers.rows(),
+            listens: self.gateway.as_ref().map(Gateway::address),
             walls_missing: self.walls.iter().filter(|wall| is_missed(wall)).cloned().collect(),
         };
         Snapshot { nucleus: Some(nucleus), cells: self.cells.rows() }
@@ -348,6 +398,7 @@ impl Nucleus {
     /// Lets calls in flight end, takes the last usage, and leaves nothing behind.
     fn go_down(&mut self, inbox: &Receiver<Event>) {
         self.readiness.stopping();
+        self.gateway = None;
         let mut running = self.workers.shut_down();
         let until = Instant::now() + DOWN_TIME_MAX;
         while let Some(left) = until.checked_duration_since(Instant::now()).filter(|_| running > 0)
@@ -390,6 +441,29 @@ impl Nucleus {
                 return;
             }
             thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// Hands a peer's connection to the worker of that peer, or says why not.
+fn serve_peer(
+    (workers, holds): (&mut Workers, &mut Holds),
+    may: impl FnOnce(AccountId) -> Result<(), String>,
+    peer: &str,
+    cell: String,
+    fds: Vec<OwnedFd>,
+) -> Result<(), String> {
+    let peer = AccountId::parse(peer).map_err(|error| error.to_string())?;
+    may(peer)?;
+    let connection = gateway::connection(fds)?;
+    match workers.connect_peer(peer, cell, connection) {
+        Ok(uid) => {
+            holds.name_peer(uid, peer);
+            Ok(())
+        }
+        Err(error) => {
+            tracing::error!(error = %format!("{error:#}"), "pass a peer on");
+            Err("this machine cannot serve you now; try again later".into())
         }
     }
 }

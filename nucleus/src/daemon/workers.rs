@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use cell_abi::AccountId;
 use cell_abi::Status;
 use cell_abi::frame::{Header, Hello, Kind, padding};
 
@@ -20,10 +21,10 @@ use super::Event;
 use super::artefacts::Artefacts;
 use super::control::WorkerRow;
 use super::state::States;
-use crate::bank::Bank;
+use crate::bank::{Accounts, Bank};
 use crate::config::Config;
 use crate::link::state::StateStream;
-use crate::link::{FromWorker, Link, Start, ToWorker, Totals};
+use crate::link::{FromWorker, Link, PEER_UID_MIN, Start, ToWorker, Totals};
 use crate::walls::Wall;
 use crate::walls::cgroup::{self, Cgroups, Group};
 
@@ -61,6 +62,9 @@ pub(super) struct Workers {
     restarts: u64,
     /// Users whose worker died young, and until when theirs is not started.
     resting: HashMap<u32, Instant>,
+    accounts: Accounts,
+    /// The number that was given to a peer last.
+    last_peer: u32,
 }
 
 struct Running {
@@ -69,6 +73,7 @@ struct Running {
     /// Its control group, or why it has none.
     group: Result<Group, String>,
     uid: u32,
+    payer: AccountId,
     started: Instant,
     ready: bool,
     /// It was told to end.
@@ -100,9 +105,9 @@ impl Workers {
     ) -> anyhow::Result<Self> {
         let accounts = &bank.accounts;
         let start = Start {
-            owner_uid: accounts.owner_uid(),
-            owner: accounts.owner.to_string(),
             serves_uid: accounts.owner_uid(),
+            payer: accounts.owner.to_string(),
+            listens: true,
             memory_bytes_max: config.worker.memory_mb_max << 20,
             rates: config.prices.rates().0,
         };
@@ -120,14 +125,21 @@ impl Workers {
             restart_at: None,
             restarts: 0,
             resting: HashMap::new(),
+            accounts: *accounts,
+            last_peer: PEER_UID_MIN,
         };
-        this.listener = this.spawn(this.start.owner_uid)?;
+        this.listener = this.spawn(accounts.owner_uid(), accounts.owner)?;
         Ok(this)
     }
 
     /// The user whose calls a running worker runs; messages of earlier ones are stale.
     pub(super) fn user(&self, number: u64) -> Option<u32> {
         self.running.get(&number).map(|worker| worker.uid)
+    }
+
+    /// Whether a worker of this user runs.
+    pub(super) fn has_one_of(&self, uid: u32) -> bool {
+        self.running.values().any(|worker| worker.uid == uid)
     }
 
     /// Whether this is the worker that serves the owner, and listens.
@@ -205,7 +217,37 @@ impl Workers {
     pub(super) fn connect(&mut self, cell: String, connection: OwnedFd) -> anyhow::Result<()> {
         // Who the client is, the kernel says, not the worker.
         let uid = rustix::net::sockopt::socket_peercred(&connection)?.uid.as_raw();
-        anyhow::ensure!(uid != self.start.owner_uid, "the worker hands on its own client");
+        anyhow::ensure!(uid != self.accounts.owner_uid(), "the worker hands on its own client");
+        anyhow::ensure!(uid < PEER_UID_MIN, "user {uid} has the number of another machine");
+        self.connect_as(uid, self.accounts.user(uid), cell, connection)
+    }
+
+    /// Passes a client on another machine on to that machine's worker; the number that stands for it.
+    pub(super) fn connect_peer(
+        &mut self,
+        peer: AccountId,
+        cell: String,
+        connection: OwnedFd,
+    ) -> anyhow::Result<u32> {
+        let is_of_peer = |worker: &&Running| worker.uid >= PEER_UID_MIN && worker.payer == peer;
+        let uid = match self.running.values().find(is_of_peer) {
+            Some(worker) => worker.uid,
+            None => {
+                self.last_peer = self.last_peer.checked_add(1).unwrap_or(PEER_UID_MIN);
+                self.last_peer
+            }
+        };
+        self.connect_as(uid, peer, cell, connection)?;
+        Ok(uid)
+    }
+
+    fn connect_as(
+        &mut self,
+        uid: u32,
+        payer: AccountId,
+        cell: String,
+        connection: OwnedFd,
+    ) -> anyhow::Result<()> {
         let number = self.running.iter().find(|(_, worker)| worker.uid == uid).map(|(n, _)| *n);
         self.resting.retain(|_, until| *until > Instant::now());
         let number = match number {
@@ -216,7 +258,7 @@ impl Workers {
             None if self.resting.contains_key(&uid) => {
                 return turn_away(connection, "the worker of this user's calls died; try again");
             }
-            None => self.spawn(uid)?,
+            None => self.spawn(uid, payer)?,
         };
         let Some(worker) = self.running.get_mut(&number) else { return Ok(()) };
         if worker.ready && !worker.leaves {
@@ -248,7 +290,7 @@ impl Workers {
         worker.end();
         if worker.leaves && !worker.waiting.is_empty() {
             // They came after it was told to end.
-            let next = self.spawn(worker.uid)?;
+            let next = self.spawn(worker.uid, worker.payer)?;
             if let Some(next) = self.running.get_mut(&next) {
                 next.waiting = std::mem::take(&mut worker.waiting);
             }
@@ -266,7 +308,7 @@ impl Workers {
         if self.restart_at.is_some_and(|at| Instant::now() >= at) {
             self.restart_at = None;
             self.restarts = self.restarts.saturating_add(1);
-            self.listener = self.spawn(self.start.owner_uid)?;
+            self.listener = self.spawn(self.accounts.owner_uid(), self.accounts.owner)?;
         }
         Ok(())
     }
@@ -282,7 +324,7 @@ impl Workers {
         std::mem::take(&mut self.running).values_mut().for_each(Running::end);
     }
 
-    fn spawn(&mut self, uid: u32) -> anyhow::Result<u64> {
+    fn spawn(&mut self, uid: u32, payer: AccountId) -> anyhow::Result<u64> {
         let (ours, theirs) = Link::pair().context("make the worker's link")?;
         let (states, their_states) = StateStream::pair().context("make the worker's link")?;
         let child = Command::new(std::env::current_exe()?)
@@ -307,7 +349,9 @@ impl Workers {
         thread::Builder::new()
             .name(format!("worker {number}"))
             .spawn(move || read(&reader, number, &artefacts, &events))?;
-        let start = Start { serves_uid: uid, ..self.start.clone() };
+        let listens = uid == self.accounts.owner_uid();
+        let start =
+            Start { serves_uid: uid, payer: payer.to_string(), listens, ..self.start.clone() };
         ours.send(&ToWorker::Start(start), &[their_states.into_fd().as_fd()])
             .context("send to a worker")?;
         tracing::info!(worker = number, uid, pid = child.id(), "worker started");
@@ -316,6 +360,7 @@ impl Workers {
             link: ours,
             group,
             uid,
+            payer,
             started: Instant::now(),
             ready: false,
             leaves: false,

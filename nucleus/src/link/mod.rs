@@ -4,6 +4,7 @@
 //! The worker is not trusted: a packet of its that is too long or does not parse ends it.
 
 mod cause;
+pub(crate) mod gateway;
 pub(crate) mod records;
 pub(crate) mod state;
 
@@ -29,6 +30,10 @@ pub(crate) const PACKET_BYTES_MAX: usize = 192 << 10;
 /// Most descriptors beside one packet.
 pub(crate) const FDS_MAX: usize = 5;
 
+/// Users from here on are other machines, by a number that lasts as long as their worker. No user of this
+/// machine has such an id: systems keep them apart, and a client that has one is not served.
+pub(crate) const PEER_UID_MIN: u32 = 1 << 31;
+
 /// One end of the pair.
 #[derive(Debug)]
 pub(crate) struct Link(OwnedFd);
@@ -51,6 +56,10 @@ impl Link {
 
     pub(crate) fn into_fd(self) -> OwnedFd {
         self.0
+    }
+
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 
     pub(crate) fn try_clone(&self) -> io::Result<Self> {
@@ -156,12 +165,12 @@ pub(crate) enum ToWorker {
 /// Whom a worker serves, and within which bounds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Start {
-    /// The user who owns the nucleus, and the account the owner's calls run under.
-    pub(crate) owner_uid: u32,
-    pub(crate) owner: String,
-    /// The one user whose calls this worker runs. The owner's worker also listens, and hands other
-    /// users' connections back.
+    /// The one user whose calls this worker runs: of this machine, or a number for a peer.
     pub(crate) serves_uid: u32,
+    /// The account that those run under.
+    pub(crate) payer: String,
+    /// It is the owner's: it has the cells' sockets, and hands other users' connections back.
+    pub(crate) listens: bool,
     /// Linear memory and tables of all instances together, in bytes.
     pub(crate) memory_bytes_max: u64,
     /// What calls pay besides fuel: [`cell_host::Rates`].

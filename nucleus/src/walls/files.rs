@@ -15,7 +15,7 @@ const ABI_WANTED: ABI = ABI::V7;
 pub(super) fn restrict(role: &Role) -> Result<String, String> {
     let directories = match role {
         Role::Job(directories) => directories.as_slice(),
-        Role::Worker | Role::Compiler => &[],
+        Role::Worker | Role::Gateway | Role::Compiler => &[],
     };
     let status = apply(directories).map_err(|error| error.to_string())?;
     let level = match status.ruleset {

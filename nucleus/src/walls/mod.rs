@@ -25,6 +25,8 @@ pub(crate) enum Role {
     Worker,
     /// Runs one job, which may see these directories: path, and whether it may only read.
     Job(Vec<(PathBuf, bool)>),
+    /// Speaks with other machines over sockets it was handed: no name of any file, and no new connection.
+    Gateway,
     /// Compiles one module: memory, and three pipes.
     Compiler,
 }

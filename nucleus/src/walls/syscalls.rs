@@ -111,7 +111,7 @@ pub(super) fn restrict(role: &Role) -> Result<String, String> {
 fn allow_list(role: &Role) -> Result<(BpfProgram, usize), seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     let tables: &[&[(c_long, &str)]] = match role {
-        Role::Worker => &[ALWAYS, SOCKETS],
+        Role::Worker | Role::Gateway => &[ALWAYS, SOCKETS],
         Role::Job(directories) if directories.is_empty() => &[ALWAYS, SOCKETS],
         Role::Job(_) => &[ALWAYS, SOCKETS, FILES],
         Role::Compiler => &[ALWAYS],
@@ -147,8 +147,9 @@ fn conditional(role: &Role) -> Vec<(i64, u8, Len, Op, u64)> {
         // Reading limits: setting them needs another process or a new value.
         (libc::SYS_prlimit64, 2, Len::Qword, Op::Eq, 0),
     ];
-    if matches!(role, Role::Job(_)) {
-        // The runtime's own pipe for signals; a pair is connected to nobody else.
+    if matches!(role, Role::Job(_) | Role::Gateway) {
+        // The runtime's own pipe for signals, and what a worker gets of a peer; a pair is connected to
+        // nobody else.
         let unix = constant(libc::AF_UNIX);
         conditions.push((libc::SYS_socketpair, 0, Len::Dword, Op::Eq, unix));
     }

@@ -30,7 +30,7 @@ use super::slots::Party;
 use super::turn::{FRAMES_PER_SHARED_TURN, FRAMES_PER_TURN, READ_BYTES, Task, Turn};
 use super::{AbortOnPanic, Worker};
 use crate::allocations;
-use crate::link::FromWorker;
+use crate::link::{FromWorker, PEER_UID_MIN};
 use tasks::Place;
 
 /// Connections all loops together may have; one more is closed at once.
@@ -395,7 +395,8 @@ impl EventLoop {
     fn connect(&mut self, mut stream: UnixStream, entry: Arc<Entry>) -> io::Result<()> {
         let (serves_uid, payer) = self.worker.serves;
         let uid = peer_uid(&stream).inspect_err(|_| self.disconnected())?;
-        if uid != serves_uid {
+        // Of another machine's user the kernel knows nothing; the nucleus has said who it is.
+        if uid != serves_uid && serves_uid < PEER_UID_MIN {
             // Another user's calls run in another process.
             self.disconnected();
             let foreign = FromWorker::Foreign { cell: entry.name.as_str().to_owned() };
@@ -410,7 +411,7 @@ impl EventLoop {
             self.vacant.push(at);
             self.shared.load.connections.fetch_sub(1, Relaxed);
         })?;
-        let purse = self.worker.purses.of(uid);
+        let purse = self.worker.purses.of(serves_uid);
         self.serial += 1;
         if let Some(place) = self.connections.get_mut(at) {
             let party = Party {

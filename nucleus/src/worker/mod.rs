@@ -116,7 +116,7 @@ fn start_threads(
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build()?;
     let rates = Rates(start.rates);
     let cells = Cells::new(sandbox, rates, Arc::clone(&link), Arc::new(Mutex::new(states)));
-    let payer = account_of(start.serves_uid, (start.owner_uid, AccountId::parse(&start.owner)?));
+    let payer = AccountId::parse(&start.payer)?;
     let worker = Arc::new(Worker {
         cells: Arc::new(cells),
         purses: Purses::new(Arc::clone(&link), rates),
@@ -128,7 +128,7 @@ fn start_threads(
     let reporter = Reporter {
         worker: Arc::clone(&worker),
         load: loops.load(),
-        is_foreign: start.serves_uid != start.owner_uid,
+        is_foreign: !start.listens,
         _runtime: runtime,
     };
     thread::Builder::new().name("report".into()).spawn(move || reporter.run())?;

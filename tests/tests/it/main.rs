@@ -27,6 +27,7 @@ mod lifecycle;
 mod load;
 mod metrics;
 mod neighbour;
+mod peers;
 mod postgres;
 mod prices;
 mod readiness;

@@ -68,6 +68,7 @@ fn snapshot() -> Snapshot {
                 stands: false,
                 detail: "the kernel has none".into(),
             }],
+            listens: None,
         }),
         cells: vec![
             row("broken", "failed", Some("in Cell.toml:\nno name"), CellStats::default()),

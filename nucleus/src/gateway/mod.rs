@@ -1,0 +1,39 @@
+//! The process that speaks with other machines: it accepts their connections, finds out who they are, and
+//! carries what they say to the workers.
+//!
+//! It decides nothing: whether a peer is served is asked of the nucleus. It has no file, no ledger and not
+//! the identity, only a key that the identity has signed for a week.
+
+mod hall;
+mod limits;
+mod meter;
+
+use anyhow::{Context as _, bail};
+use cell_peer::Credentials;
+
+use crate::link::Link;
+use crate::link::gateway::{FromGateway, ToGateway};
+use crate::walls;
+use hall::Hall;
+pub(crate) use limits::LIMITS;
+
+/// Runs until the nucleus is gone.
+pub(crate) fn run() -> anyhow::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    walls::close_inherited_descriptors()?;
+    let link = Link::from_fd(rustix::stdio::stdin().try_clone_to_owned().context("take the link")?);
+    let null = std::fs::File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    let Some((ToGateway::Start { credentials }, fds)) = link.receive(&mut Vec::new())? else {
+        bail!("the nucleus said nothing");
+    };
+    let credentials = Credentials::from_bytes(&credentials)?;
+    let listener = fds.into_iter().next().context("no listening socket came")?;
+    let resources = walls::Resources {
+        data_bytes_max: Some(limits::DATA_BYTES_MAX),
+        ..walls::Resources::default()
+    };
+    let walls = walls::raise(&walls::Role::Gateway, &resources);
+    link.send(&FromGateway::Ready { walls }, &[])?;
+    Hall::new(link, listener.into(), credentials).run()
+}

@@ -1,0 +1,30 @@
+//! The messages between a nucleus and its gateway, which speaks with other machines.
+
+use serde::{Deserialize, Serialize};
+
+use crate::walls::Wall;
+
+/// From the nucleus to its gateway.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum ToGateway {
+    /// The first message. Descriptor: the listening socket.
+    Start {
+        /// [`cell_peer::Credentials`]; never the identity itself.
+        credentials: Vec<u8>,
+    },
+    /// Use these from now on.
+    Credentials(Vec<u8>),
+    /// What this peer asked for is served.
+    Served { id: u64 },
+    /// It is not.
+    Refused { id: u64, why: String },
+}
+
+/// From the gateway to its nucleus.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum FromGateway {
+    /// It takes connections; these are the walls around it.
+    Ready { walls: Vec<Wall> },
+    /// A peer wants a cell. Descriptor: its connection, as bytes that are no longer secret.
+    Connect { id: u64, peer: String, cell: String },
+}
