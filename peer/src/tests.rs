@@ -284,8 +284,10 @@ fn requests_and_answers() {
     }
 }
 
+type Running = JoinHandle<Result<(), PeerError>>;
+
 /// Two local sockets with a session over loopback TCP between them, and what carries their bytes.
-fn tunnelled() -> (UnixStream, UnixStream, TcpStream, [JoinHandle<Result<(), PeerError>>; 2]) {
+fn tunnelled() -> (UnixStream, UnixStream, TcpStream, [Running; 2]) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (far, _) = listener.accept().unwrap();

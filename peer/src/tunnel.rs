@@ -214,10 +214,14 @@ impl Tunnel {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(std::io::Error::from(error).into()),
         }
-        if of_peer.contains(PollFlags::IN) {
+        // Whether something came, an error or a hang-up included; what was asked for nothing says nothing.
+        let mut came = fds.iter().map(|fd| !(fd.revents() - PollFlags::OUT).is_empty());
+        let peer_came = !of_peer.is_empty() && came.next() == Some(true);
+        let local_came = !of_local.is_empty() && came.next() == Some(true);
+        if peer_came && of_peer.contains(PollFlags::IN) {
             self.read_peer(stream)?;
         }
-        if of_local.contains(PollFlags::IN) {
+        if local_came && of_local.contains(PollFlags::IN) {
             self.read_local(local)?;
         }
         self.to_peer.write(|bytes| (&*stream).write(bytes))?;

@@ -286,7 +286,7 @@ fn a_cut_link_loses_nothing_silently() {
     let (donor, home) = (donor(""), Home::new());
     let account = donor.admit(&home, "100");
     let relay = Relay::new(&donor.address, None);
-    let (mut answered, mut failed, mut cuts, mut fuel) = (0_u64, 0_u64, 0, 0);
+    let (mut answered, mut failed, mut cuts, mut fuel) = (0_u64, 0_u64, 0_u64, 0);
     let mut client: Option<(Client, cell_client::RawSlot)> = None;
     while answered + failed < 500 {
         if client.is_none() {
@@ -300,6 +300,8 @@ fn a_cut_link_loses_nothing_silently() {
             let cutting = thread::scope(|scope| {
                 let calling = scope
                     .spawn(|| connected.call_json(slot, r#"{"by":1}"#, CallOptions::default()));
+                // From before it is sent until after it is answered.
+                thread::sleep(Duration::from_micros(cuts * 10));
                 relay.cut();
                 calling.join().unwrap()
             });
