@@ -15,7 +15,8 @@ use crate::measure::Rounds;
 use crate::placement::{Cores, Mode};
 use crate::report::Report;
 use crate::{
-    bare, calibrate, curves, floor, house, instructions, ledger, process, shared, socket, start,
+    bare, calibrate, curves, floor, house, instructions, ledger, process, remote, shared, socket,
+    start,
 };
 
 /// With these set, every error value on a measured path walks the stack.
@@ -70,6 +71,8 @@ enum Part {
     },
     /// Measure durable transfers, and how long until a call is paid for good.
     Ledger,
+    /// Measure sessions with other machines, over loopback TCP.
+    Remote,
     /// Measure what one fuel is worth in time, for everything that a guest can do.
     Calibrate,
     /// Count the instructions of the path of a call; fails when they are too many. Needs valgrind.
@@ -134,6 +137,7 @@ pub(crate) fn main() -> ExitCode {
         Some(Part::Curves { out }) => cli.run_curves(out),
         Some(Part::House { cells }) => cli.run_house(*cells),
         Some(Part::Ledger) => cli.run_ledger(),
+        Some(Part::Remote) => cli.run_remote(),
         Some(Part::Calibrate) => cli.run_calibrate(),
         None => cli.run(),
     };
@@ -173,6 +177,12 @@ impl Cli {
     fn run_ledger(&self) -> anyhow::Result<bool> {
         let (plan, cores, mut report) = self.prepare()?;
         ledger::measure(&plan, &cores, &mut report)?;
+        report.finish(self.json.as_deref())
+    }
+
+    fn run_remote(&self) -> anyhow::Result<bool> {
+        let (plan, cores, mut report) = self.prepare()?;
+        remote::measure(&plan, &cores, &mut report)?;
         report.finish(self.json.as_deref())
     }
 

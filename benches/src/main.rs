@@ -18,6 +18,7 @@ mod payload;
 mod placement;
 mod plot;
 mod process;
+mod remote;
 mod report;
 mod row;
 mod shared;

@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
+use ed25519_dalek::SigningKey;
 use rustix::process::Pid;
 use tempfile::TempDir;
 
@@ -46,13 +47,19 @@ pub(crate) struct Nucleus {
 
 impl Nucleus {
     pub(crate) fn start() -> anyhow::Result<Self> {
+        Self::start_with("", "")
+    }
+
+    /// The same with settings, and with more lines for the cell's manifest.
+    pub(crate) fn start_with(settings: &str, more: &str) -> anyhow::Result<Self> {
         let program = cell_binary()?;
         let home =
             tempfile::Builder::new().prefix("cell-bench-").tempdir().context("make a home")?;
         let cell = home.path().join("cells").join("echo");
         fs::create_dir_all(&cell)?;
         fs::write(cell.join("cell.wasm"), wat::parse_str(ECHO)?)?;
-        fs::write(cell.join("Cell.toml"), MANIFEST)?;
+        fs::write(cell.join("Cell.toml"), format!("{MANIFEST}{more}"))?;
+        fs::write(home.path().join("nucleus.toml"), settings)?;
         grant(&program, home.path())?;
 
         let log = fs::File::create(home.path().join("bench.log"))?;
@@ -70,6 +77,20 @@ impl Nucleus {
     /// The echo cell's socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.socket_of("echo")
+    }
+
+    /// The identity of its owner, and where it listens for other machines.
+    pub(crate) fn as_peer(&self) -> anyhow::Result<(SigningKey, String)> {
+        let identity = fs::read(self.home.path().join("identity")).context("read the identity")?;
+        let identity = identity.try_into().map_err(|_| anyhow!("an identity of another length"))?;
+        let listed = Command::new(cell_binary()?)
+            .args(["peer", "list", "--json", "--home"])
+            .arg(self.home.path())
+            .output()?;
+        let listed: serde_json::Value = serde_json::from_slice(&listed.stdout)?;
+        let address = listed.get("listens").and_then(|address| address.as_str());
+        let address = address.context("it does not listen")?.to_owned();
+        Ok((SigningKey::from_bytes(&identity), address))
     }
 
     /// Its ledger's file.
