@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -391,4 +392,116 @@ fn peers_are_named_by_hand() {
     fs::write(home.path().join("peers.toml"), "[[peer]]\nkey = 3\n").unwrap();
     let ran = home.cell(["peer", "list"]);
     assert!(ran.expect(1).stderr.contains("peers.toml"), "{}", ran.stderr);
+}
+
+/// Two network namespaces with a cable between them; they go when this does.
+struct Two {
+    names: [String; 2],
+}
+
+impl Two {
+    /// `None`, and why, where this machine lets nobody make them.
+    fn new() -> Option<Self> {
+        let id = std::process::id();
+        let this = Self { names: [format!("ct-{id}-a"), format!("ct-{id}-b")] };
+        let [a, b] = &this.names;
+        // The kernel's names of interfaces have at most 15 characters.
+        let (left, right) = (format!("cta{id}"), format!("ctb{id}"));
+        let script = format!(
+            "ip netns add {a} && ip netns add {b} &&
+             ip link add {left} netns {a} type veth peer name {right} netns {b} &&
+             ip -n {a} addr add 10.77.0.1/24 dev {left} && ip -n {b} addr add 10.77.0.2/24 dev {right} &&
+             ip -n {a} link set {left} up && ip -n {b} link set {right} up && ip -n {a} link set lo up"
+        );
+        let made = Command::new("sh").args(["-c", &script]).output();
+        match made {
+            Ok(made) if made.status.success() => Some(this),
+            other => {
+                println!("peers::two_machines_with_addresses_of_their_own SKIPPED: {other:?}");
+                None
+            }
+        }
+    }
+
+    /// Runs `cell` in one of them.
+    fn cell(&self, namespace: usize, home: &Home, arguments: &[&str]) -> std::process::Output {
+        let command = home.command(arguments);
+        Command::new("ip")
+            .args(["netns", "exec", &self.names[namespace]])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap()
+    }
+}
+
+impl Drop for Two {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _ = Command::new("ip").args(["netns", "del", name]).output();
+        }
+    }
+}
+
+/// Two machines that share nothing but a cable: one calls a cell on the other, the other's books say what
+/// its replies said, and the receipt is checked where the caller is.
+#[test]
+fn two_machines_with_addresses_of_their_own() {
+    let Some(two) = Two::new() else { return };
+    let (donor, consumer) = (Home::new(), Home::new());
+    let settings = "[peers]\nlisten = \"10.77.0.1:7316\"\n";
+    fs::write(donor.path().join("nucleus.toml"), settings).unwrap();
+    let up = two.cell(0, &donor, &["up"]);
+    assert!(up.status.success(), "{up:?}");
+    let _down = Down(&donor);
+    let (wasm, manifest) = sample("counter");
+    let more = "isolation = \"call\"\nreceipts = true\npeers = true\n";
+    donor.put("counter", &format!("{manifest}\n{more}"), &wasm);
+    donor.wait_for("counter", "live");
+    let account = key(&consumer);
+    donor.cell(["peer", "add", &account]).expect(0);
+    donor.cell(["ledger", "grant", "5", &account]).expect(0);
+    let url = format!("cell://{}@10.77.0.1:7316/counter.add", key(&donor));
+    let mut fuel = 0;
+    for value in 1..=5 {
+        let ran = two.cell(1, &consumer, &["call", &url, r#"{"by":1}"#, "--json"]);
+        assert!(ran.status.success(), "{ran:?}");
+        let reply: Value = serde_json::from_slice(&ran.stdout).unwrap();
+        assert_eq!(reply["reply"]["value"], value);
+        fuel += reply["fuel"].as_i64().unwrap();
+    }
+    // From this machine there is no way to that address.
+    consumer.cell(["call", &url, r#"{"by":1}"#, "--timeout", "1"]).expect(1);
+    let receipt = eventually("five calls have receipts", || {
+        let listed = donor.cell(["ledger", "receipts", "-n", "0", "--json"]);
+        let listed: Vec<Value> = serde_json::from_str(&listed.stdout).ok()?;
+        listed.last().filter(|last| last["last_call"] == 5).cloned()
+    });
+    assert_eq!(
+        (receipt["payer"].as_str(), receipt["charge_nano_atp"].as_i64()),
+        (Some(account.as_str()), Some(fuel))
+    );
+    eventually("the peer has paid", || {
+        (donor.balance(&account) == 5_000_000_000 - fuel).then_some(())
+    });
+    assert_eq!(donor.balance("cell:counter"), fuel);
+    let place = tempfile::Builder::new().prefix("ct-n-").tempdir_in("/tmp").unwrap();
+    let (file, module) = (place.path().join("receipt.json"), place.path().join("counter.wasm"));
+    let (file, module) = (file.to_str().unwrap(), module.to_str().unwrap());
+    fs::write(module, &wasm).unwrap();
+    donor
+        .cell(["ledger", "receipts", receipt["hash"].as_str().unwrap(), "--export", file])
+        .expect(0);
+    let found = consumer.cell(["verify", file, "--module", module, "--json"]).expect(0).json();
+    assert_eq!(found["not_checkable"], serde_json::json!([]));
+}
+
+/// Ends the nucleus of a home.
+struct Down<'a>(&'a Home);
+
+impl Drop for Down<'_> {
+    fn drop(&mut self) {
+        self.0.cell(["down"]);
+    }
 }
