@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
+use cell_abi::AccountId;
 use ed25519_dalek::SigningKey;
 use rustix::process::Pid;
 use tempfile::TempDir;
@@ -79,18 +80,24 @@ impl Nucleus {
         self.socket_of("echo")
     }
 
-    /// The identity of its owner, and where it listens for other machines.
-    pub(crate) fn as_peer(&self) -> anyhow::Result<(SigningKey, String)> {
-        let identity = fs::read(self.home.path().join("identity")).context("read the identity")?;
-        let identity = identity.try_into().map_err(|_| anyhow!("an identity of another length"))?;
-        let listed = Command::new(cell_binary()?)
-            .args(["peer", "list", "--json", "--home"])
-            .arg(self.home.path())
-            .output()?;
-        let listed: serde_json::Value = serde_json::from_slice(&listed.stdout)?;
-        let address = listed.get("listens").and_then(|address| address.as_str());
-        let address = address.context("it does not listen")?.to_owned();
-        Ok((SigningKey::from_bytes(&identity), address))
+    /// Makes this identity a peer that can pay; who it is to dial, and where.
+    pub(crate) fn admit(&self, peer: &SigningKey) -> anyhow::Result<(AccountId, String)> {
+        let key = AccountId::from_bytes(peer.verifying_key().to_bytes()).to_string();
+        let cell = |arguments: &[&str]| -> anyhow::Result<serde_json::Value> {
+            let mut command = Command::new(cell_binary()?);
+            command.args(arguments).args(["--json", "--home"]).arg(self.home.path());
+            let ran = command.output().context("run cell")?;
+            anyhow::ensure!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+            Ok(serde_json::from_slice(&ran.stdout)?)
+        };
+        cell(&["peer", "add", &key])?;
+        cell(&["ledger", "grant", GRANT_ATP, &key])?;
+        let (id, listed) = (cell(&["id"])?, cell(&["peer", "list"])?);
+        let text = |value: &serde_json::Value, field: &str| {
+            let text = value.get(field).and_then(serde_json::Value::as_str);
+            text.map(str::to_owned).with_context(|| format!("there is no {field}"))
+        };
+        Ok((AccountId::parse(&text(&id, "owner")?)?, text(&listed, "listens")?))
     }
 
     /// Its ledger's file.

@@ -67,8 +67,9 @@ impl Credentials {
     }
 }
 
-/// Whose key this is, if the proof proves it now.
-pub(crate) fn check(proof: &[u8], public: &[u8], now_s: u64) -> Result<AccountId, PeerError> {
+/// Whose key `public` is, if the proof proves it now. Who was told of a handshake by another process need
+/// not believe who it was with.
+pub fn check(proof: &[u8], public: &[u8], now_s: u64) -> Result<AccountId, PeerError> {
     let wrong = || PeerError::Unexpected("a proof of another length");
     let (account, rest) = proof.split_first_chunk::<32>().ok_or_else(wrong)?;
     let (expires, signature) = rest.split_first_chunk::<8>().ok_or_else(wrong)?;

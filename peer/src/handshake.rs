@@ -100,7 +100,10 @@ impl Handshake {
         };
         let hash = self.noise.get_handshake_hash().try_into();
         let hash = hash.map_err(|_| PeerError::Host("a hash of another length".into()))?;
-        Ok(Step::Done(Session::new(self.noise.into_transport_mode()?, peer, hash), last))
+        Ok(Step::Done(
+            Session::new(self.noise.into_transport_mode()?, peer, (payload, public), hash),
+            last,
+        ))
     }
 
     fn write(&mut self, payload: &[u8]) -> Result<Vec<u8>, PeerError> {

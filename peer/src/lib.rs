@@ -6,7 +6,7 @@
 //!
 //! `docs/PEERS.md` has the bytes.
 
-mod credentials;
+pub mod credentials;
 mod error;
 mod handshake;
 mod limits;

@@ -25,6 +25,12 @@ cell_abi::limits! {
         /// It is cut; a longer one that comes is no answer.
         REASON_BYTES_MAX: usize;
     }
+    crate::tunnel {
+        /// How long one side of a session may be silent when the other has ended, in seconds.
+        ///
+        /// The session is closed.
+        LINGER_S_MAX: i64;
+    }
     crate::credentials {
         /// How long the identity's word for a key of sessions holds, in seconds.
         ///

@@ -16,6 +16,8 @@ pub(crate) const REKEY_RECORDS: u64 = 1 << 16;
 pub struct Session {
     noise: Box<TransportState>,
     peer: AccountId,
+    /// The peer's proof, and the public key that it is for.
+    shown: Box<(Vec<u8>, Vec<u8>)>,
     hash: [u8; 32],
     sent: u64,
     received: u64,
@@ -32,8 +34,20 @@ pub enum Opened {
 }
 
 impl Session {
-    pub(crate) fn new(noise: TransportState, peer: AccountId, hash: [u8; 32]) -> Self {
-        Self { noise: Box::new(noise), peer, hash, sent: 0, received: 0, is_over: false }
+    pub(crate) fn new(
+        noise: TransportState,
+        peer: AccountId,
+        shown: (Vec<u8>, Vec<u8>),
+        hash: [u8; 32],
+    ) -> Self {
+        let (noise, shown) = (Box::new(noise), Box::new(shown));
+        Self { noise, peer, shown, hash, sent: 0, received: 0, is_over: false }
+    }
+
+    /// What the peer showed of itself: its proof, and the key of the session that it is for. Anybody can
+    /// [`check`](crate::credentials::check) it.
+    pub const fn shown(&self) -> (&[u8], &[u8]) {
+        (self.shown.0.as_slice(), self.shown.1.as_slice())
     }
 
     /// Who is at the other end.

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cell_abi::AccountId;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
 
 use crate::credentials::Credentials;
@@ -26,6 +26,9 @@ use crate::session::{CONTENT_BYTES_MAX, Opened, Session};
 const ASK_AFTER: Duration = Duration::from_secs(30);
 const ASK_EVERY: Duration = Duration::from_secs(10);
 const ASK_TIMES: u32 = 3;
+
+/// How long one side may go on when the other has ended, in seconds.
+pub(crate) const LINGER_S_MAX: i64 = 10;
 
 /// Connects to a machine and asks it for something, within this time.
 ///
@@ -210,7 +213,10 @@ impl Tunnel {
                 fds.push(PollFd::from_borrowed_fd(fd, flags));
             }
         }
-        match poll(&mut fds, None) {
+        // A peer that never ends must not keep what nobody is there for any more.
+        let linger = Timespec { tv_sec: LINGER_S_MAX, tv_nsec: 0 };
+        match poll(&mut fds, (self.local_ended || self.peer_ended).then_some(&linger)) {
+            Ok(0) => return Err(PeerError::Connection(ErrorKind::TimedOut)),
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(std::io::Error::from(error).into()),
         }

@@ -74,6 +74,11 @@ impl Process {
         fields.split(' ').skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
     }
 
+    /// How many threads it has.
+    pub fn threads(self) -> usize {
+        fs::read_dir(format!("/proc/{}/task", self.pid)).map_or(0, Iterator::count)
+    }
+
     /// Memory that it occupies, in KiB.
     pub fn resident_kib(self) -> u64 {
         self.figure("VmRSS:").expect("the process runs")

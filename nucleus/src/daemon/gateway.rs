@@ -1,8 +1,10 @@
 //! Other machines as the nucleus sees them: a process that speaks with them, and who among them is served.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,7 +23,9 @@ use crate::peers::Peers;
 /// How long after its end it is started again.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 /// How often it gets a new key; the last one is believed for a week.
-const KEY_EVERY: Duration = Duration::from_secs(24 * 3600);
+const KEY_EVERY_S: u64 = 24 * 3600;
+/// Messages of the gateway that the nucleus has not dealt with; one that sends more is ended.
+pub(super) const UNHEARD_MAX: usize = 1024;
 /// How long the gateway may leave a message unread.
 const SEND_TIME_MAX: Duration = Duration::from_secs(1);
 
@@ -29,7 +33,9 @@ const SEND_TIME_MAX: Duration = Duration::from_secs(1);
 pub(super) struct Gateway {
     home: Home,
     trust: Trust,
-    listener: TcpListener,
+    /// Made anew for each gateway: one that was taken over could have ruined it.
+    listener: Option<TcpListener>,
+    address: SocketAddr,
     events: Sender<Event>,
     running: Option<Running>,
     /// Tells a gateway from the ones before it.
@@ -40,7 +46,8 @@ pub(super) struct Gateway {
 struct Running {
     child: Child,
     link: Link,
-    key_since: Instant,
+    /// When its key was signed, in seconds since 1970: a machine may have slept meanwhile.
+    key_since_s: u64,
 }
 
 impl Gateway {
@@ -51,18 +58,14 @@ impl Gateway {
         events: &Sender<Event>,
     ) -> anyhow::Result<Option<Self>> {
         let Some(address) = &config.peers.listen else { return Ok(None) };
-        let listen = || -> anyhow::Result<TcpListener> {
-            let listener = TcpListener::bind(address.as_str())?;
-            // What accepts hands these on to its connections.
-            tunnel::prepare(&listener)?;
-            Ok(listener)
-        };
-        let listener =
-            listen().with_context(|| format!("listen at {address}, as nucleus.toml says"))?;
+        let (listener, address) = TcpListener::bind(address.as_str())
+            .and_then(|listener| listener.local_addr().map(|address| (listener, address)))
+            .with_context(|| format!("listen at {address}, as nucleus.toml says"))?;
         let mut this = Self {
             home: home.clone(),
             trust: config.peers.trust,
-            listener,
+            listener: Some(listener),
+            address,
             events: events.clone(),
             running: None,
             number: 0,
@@ -75,10 +78,16 @@ impl Gateway {
 
     /// Where it listens.
     pub(super) fn address(&self) -> String {
-        self.listener.local_addr().map(|address| address.to_string()).unwrap_or_default()
+        self.address.to_string()
     }
 
     fn spawn(&mut self) -> anyhow::Result<()> {
+        let listener = match self.listener.take() {
+            Some(listener) => listener,
+            None => TcpListener::bind(self.address).context("listen for other machines again")?,
+        };
+        // What accepts hands these on to its connections.
+        tunnel::prepare(&listener)?;
         let (ours, theirs) = Link::pair().context("make the gateway's link")?;
         let child = Command::new(std::env::current_exe()?)
             .arg("gateway")
@@ -88,13 +97,21 @@ impl Gateway {
             .stdout(Stdio::null())
             .spawn()
             .context("start the gateway")?;
+        // Whatever fails from here on, it ends with this.
+        let mut running = Running { child, link: ours, key_since_s: tunnel::now_s() };
+        let ours = &mut running.link;
         self.number += 1;
         let (number, events, reader) = (self.number, self.events.clone(), ours.try_clone()?);
         ours.limit_sending(SEND_TIME_MAX)?;
         thread::Builder::new().name("gateway".into()).spawn(move || {
-            let mut buffer = Vec::new();
+            let (mut buffer, unheard) = (Vec::new(), Arc::new(AtomicUsize::new(0)));
             while let Ok(Some((message, fds))) = reader.receive::<FromGateway>(&mut buffer) {
-                if events.send(Event::Gateway(number, message, fds)).is_err() {
+                let waits = Waits::new(&unheard);
+                if unheard.load(Relaxed) > UNHEARD_MAX {
+                    tracing::error!("the gateway says more than is heard; it is ended");
+                    break;
+                }
+                if events.send(Event::Gateway(number, message, fds, waits)).is_err() {
                     return;
                 }
             }
@@ -102,8 +119,8 @@ impl Gateway {
             let _ = events.send(Event::GatewayGone(number));
         })?;
         let start = ToGateway::Start { credentials: self.credentials()? };
-        ours.send(&start, &[self.listener.as_fd()]).context("start the gateway")?;
-        self.running = Some(Running { child, link: ours, key_since: Instant::now() });
+        ours.send(&start, &[listener.as_fd()]).context("start the gateway")?;
+        self.running = Some(running);
         Ok(())
     }
 
@@ -116,13 +133,19 @@ impl Gateway {
         self.number == number
     }
 
-    /// Whether the owner lets this machine call cells that are for other machines.
-    pub(super) fn trusts(&self, peer: AccountId) -> Result<(), String> {
-        if self.trust == Trust::AnyoneWhoPays {
-            return Ok(());
-        }
+    /// Whether the owner lets this machine call cells that are for other machines; and whether that is
+    /// because it was named.
+    pub(super) fn trusts(
+        &self,
+        peer: AccountId,
+        can_pay: impl FnOnce() -> bool,
+    ) -> Result<bool, String> {
         match Peers::read(&self.home) {
-            Ok(peers) if peers.knows(peer) => Ok(()),
+            Ok(peers) if peers.knows(peer) => Ok(true),
+            Ok(_) if self.trust == Trust::AnyoneWhoPays => match can_pay() {
+                true => Ok(false),
+                false => Err(format!("the account {peer} has nothing to spend on this machine")),
+            },
             Ok(_) => Err(format!(
                 "this machine does not know you; its owner may type: cell peer add {peer}"
             )),
@@ -134,9 +157,9 @@ impl Gateway {
     }
 
     /// Answers what a peer asked.
-    pub(super) fn answer(&mut self, id: u64, refused: Result<(), String>) {
-        let message = match refused {
-            Ok(()) => ToGateway::Served { id },
+    pub(super) fn answer(&mut self, id: u64, served: Result<bool, String>) {
+        let message = match served {
+            Ok(is_known) => ToGateway::Served { id, is_known },
             Err(why) => ToGateway::Refused { id, why },
         };
         self.send(&message);
@@ -163,14 +186,18 @@ impl Gateway {
     /// Starts it again, or gives it a new key, when it is time.
     pub(super) fn tick(&mut self) -> anyhow::Result<()> {
         if self.restart_at.is_some_and(|at| Instant::now() >= at) {
-            self.restart_at = None;
-            self.spawn()?;
+            self.restart_at = self.spawn().err().map(|error| {
+                tracing::error!(error = %format!("{error:#}"), "the gateway does not start");
+                Instant::now() + RESTART_AFTER
+            });
         }
-        if self.running.as_ref().is_some_and(|running| running.key_since.elapsed() >= KEY_EVERY) {
+        let now_s = tunnel::now_s();
+        let is_old = |running: &Running| now_s.abs_diff(running.key_since_s) >= KEY_EVERY_S;
+        if self.running.as_ref().is_some_and(is_old) {
             let credentials = self.credentials()?;
             self.send(&ToGateway::Credentials(credentials));
             if let Some(running) = &mut self.running {
-                running.key_since = Instant::now();
+                running.key_since_s = now_s;
             }
         }
         Ok(())
@@ -189,6 +216,23 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// Counts a message from when it came until it was dealt with.
+#[derive(Debug)]
+pub(crate) struct Waits(Arc<AtomicUsize>);
+
+impl Waits {
+    fn new(all: &Arc<AtomicUsize>) -> Self {
+        all.fetch_add(1, Relaxed);
+        Self(Arc::clone(all))
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) struct Holds {
     of_user: HashMap<u32, Held>,
     /// The accounts of peers, by the number that stands for each.
     peers: HashMap<u32, AccountId>,
+    /// Of those, the ones whose worker is gone.
+    leaving: Vec<u32>,
     /// Asked for, and the answer was lost: to be asked again, word for word, before anything else.
     in_doubt: Option<InDoubt>,
     /// What is to be done after that.
@@ -71,6 +73,7 @@ impl Holds {
             bank,
             of_user: HashMap::new(),
             peers: HashMap::new(),
+            leaving: Vec::new(),
             in_doubt: None,
             waiting: VecDeque::new(),
             taken: HashMap::new(),
@@ -85,9 +88,26 @@ impl Holds {
 
     /// The number stands for nobody any more, once what it owes is paid.
     pub(super) fn forget_peer(&mut self, uid: u32) {
-        if !self.is_behind() {
-            self.peers.remove(&uid);
+        if self.peers.contains_key(&uid) {
+            self.leaving.push(uid);
+            self.forget_leaving();
         }
+    }
+
+    fn forget_leaving(&mut self) {
+        if !self.is_behind() {
+            for uid in std::mem::take(&mut self.leaving) {
+                self.peers.remove(&uid);
+                self.taken.retain(|(user, _), _| *user != uid);
+            }
+        }
+    }
+
+    /// Whether an account has anything to spend.
+    pub(super) fn can_pay(&self, account: AccountId) -> bool {
+        let balance = self.bank.ledger.balance(account);
+        // What is held may be held for the same account's calls.
+        balance.is_ok_and(|balance| balance.posted_nano > 0)
     }
 
     fn account(&self, uid: u32) -> AccountId {
@@ -259,6 +279,7 @@ impl Holds {
         }
         if !self.is_behind() {
             tracing::info!("the ledger answers again; what had to wait is paid");
+            self.forget_leaving();
         }
         Ok(())
     }

@@ -13,6 +13,12 @@ cell_abi::limits! {
         /// Those of further ones are rounded down with each report.
         TOTALS_MAX: usize;
     }
+    crate::daemon::gateway {
+        /// Messages of the gateway that the nucleus has not dealt with.
+        ///
+        /// The gateway is ended, and another one starts.
+        UNHEARD_MAX: usize;
+    }
     crate::daemon::own_log {
         /// Size of `nucleus.log`, in bytes.
         ///
@@ -86,6 +92,14 @@ cell_abi::limits! {
         ///
         /// A connection of one more is told `Busy`.
         FOREIGN_WORKERS_MAX: usize;
+        /// The same, where one more would be another machine's: the rest is for users of this one.
+        ///
+        /// That machine is refused, with the reason.
+        PEER_WORKERS_MAX: usize;
+        /// The same, where that machine is not one that `cell peer add` named.
+        ///
+        /// That machine is refused, with the reason.
+        STRANGER_WORKERS_MAX: usize;
         /// Connections that may wait for a user's worker to start.
         ///
         /// One more is told `Busy`.

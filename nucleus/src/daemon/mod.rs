@@ -29,8 +29,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use cell_abi::{AccountId, Fault};
+use cell_abi::Fault;
 use cell_ledger::LedgerError;
+use cell_peer::{credentials, tunnel};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bank::Bank;
@@ -44,7 +45,7 @@ use artefacts::Artefacts;
 use book::Book;
 use cells::Cells;
 use control::{Answer, NucleusRow, Request, Snapshot};
-use gateway::Gateway;
+use gateway::{Gateway, Waits};
 use holds::Holds;
 use prepare::Prepared;
 use readiness::Readiness;
@@ -67,7 +68,7 @@ pub(crate) enum Event {
     /// The worker with this number is gone.
     WorkerGone(u64),
     /// The gateway with this number said something, with descriptors beside it.
-    Gateway(u64, FromGateway, Vec<OwnedFd>),
+    Gateway(u64, FromGateway, Vec<OwnedFd>, Waits),
     /// The gateway with this number is gone.
     GatewayGone(u64),
     /// `cells/` was looked at.
@@ -204,7 +205,7 @@ impl Nucleus {
                 }
             }
             Event::WorkerGone(number) => self.worker_gone(number)?,
-            Event::Gateway(number, message, fds) => self.gateway_says(number, message, fds),
+            Event::Gateway(number, message, fds, _waits) => self.gateway_says(number, message, fds),
             Event::GatewayGone(number) => {
                 if let Some(gateway) = self.gateway.as_mut().filter(|g| g.is_current(number)) {
                     gateway.gone();
@@ -282,7 +283,9 @@ impl Nucleus {
     }
 
     fn gateway_says(&mut self, number: u64, message: FromGateway, fds: Vec<OwnedFd>) {
-        let Some(gateway) = self.gateway.as_mut().filter(|g| g.is_current(number)) else { return };
+        if !self.gateway.as_ref().is_some_and(|gateway| gateway.is_current(number)) {
+            return;
+        }
         match message {
             FromGateway::Ready { walls } => {
                 for wall in walls.iter().filter(|wall| !wall.stands) {
@@ -294,15 +297,42 @@ impl Nucleus {
                     self.gateway = None;
                 }
             }
-            FromGateway::Connect { id, peer, cell } => {
-                let served = serve_peer(
-                    (&mut self.workers, &mut self.holds),
-                    |peer| gateway.trusts(peer).and_then(|()| self.cells.serves_peers(&cell)),
-                    &peer,
-                    cell.clone(),
-                    fds,
-                );
-                gateway.answer(id, served);
+            FromGateway::Connect { id, proof, public, cell } => {
+                let served = self.serve_peer((&proof, &public), cell, fds);
+                if let Some(gateway) = &mut self.gateway {
+                    gateway.answer(id, served);
+                }
+            }
+        }
+    }
+
+    /// Hands a peer's connection to the worker of that peer, and says whether the owner has named it; or
+    /// why it is not served. The gateway's word for who it is does not count.
+    fn serve_peer(
+        &mut self,
+        (proof, public): (&[u8], &[u8]),
+        cell: String,
+        fds: Vec<OwnedFd>,
+    ) -> Result<bool, String> {
+        let Some(gateway) = &self.gateway else { return Err("nobody listens".into()) };
+        let peer = credentials::check(proof, public, tunnel::now_s());
+        let peer = peer.map_err(|error| error.to_string())?;
+        if peer == self.holds.bank().accounts.owner {
+            // Its proof is the gateway's own, and its money is spent on this machine only.
+            return Err("this machine does not call itself".into());
+        }
+        let is_known = gateway.trusts(peer, || self.holds.can_pay(peer))?;
+        self.cells.serves_peers(&cell)?;
+        let connection = gateway::connection(fds)?;
+        match self.workers.connect_peer(peer, is_known, cell, connection) {
+            Ok(Ok(uid)) => {
+                self.holds.name_peer(uid, peer);
+                Ok(is_known)
+            }
+            Ok(Err(why)) => Err(why.into()),
+            Err(error) => {
+                tracing::error!(error = %format!("{error:#}"), "pass a peer on");
+                Err("this machine cannot serve you now; try again later".into())
             }
         }
     }
@@ -441,29 +471,6 @@ impl Nucleus {
                 return;
             }
             thread::sleep(Duration::from_millis(50));
-        }
-    }
-}
-
-/// Hands a peer's connection to the worker of that peer, or says why not.
-fn serve_peer(
-    (workers, holds): (&mut Workers, &mut Holds),
-    may: impl FnOnce(AccountId) -> Result<(), String>,
-    peer: &str,
-    cell: String,
-    fds: Vec<OwnedFd>,
-) -> Result<(), String> {
-    let peer = AccountId::parse(peer).map_err(|error| error.to_string())?;
-    may(peer)?;
-    let connection = gateway::connection(fds)?;
-    match workers.connect_peer(peer, cell, connection) {
-        Ok(uid) => {
-            holds.name_peer(uid, peer);
-            Ok(())
-        }
-        Err(error) => {
-            tracing::error!(error = %format!("{error:#}"), "pass a peer on");
-            Err("this machine cannot serve you now; try again later".into())
         }
     }
 }

@@ -35,6 +35,10 @@ pub(super) const DELAY_MAX: Duration = Duration::from_secs(5);
 /// Users besides the owner whose calls run at once, each in a worker of its own; the connection of
 /// one more is told `Busy`.
 pub(super) const FOREIGN_WORKERS_MAX: usize = 16;
+/// The same, where one more would be another machine's.
+pub(super) const PEER_WORKERS_MAX: usize = 12;
+/// The same, where nobody has named that machine.
+pub(super) const STRANGER_WORKERS_MAX: usize = 6;
 /// Connections that may wait for a user's worker to start; one more is told `Busy`.
 pub(super) const CONNECTIONS_WAITING_MAX: usize = 64;
 
@@ -60,8 +64,8 @@ pub(super) struct Workers {
     restart_at: Option<Instant>,
     /// How often a worker that listens was started after one that died.
     restarts: u64,
-    /// Users whose worker died young, and until when theirs is not started.
-    resting: HashMap<u32, Instant>,
+    /// Accounts whose worker died young, and until when theirs is not started.
+    resting: HashMap<AccountId, Instant>,
     accounts: Accounts,
     /// The number that was given to a peer last.
     last_peer: u32,
@@ -219,16 +223,27 @@ impl Workers {
         let uid = rustix::net::sockopt::socket_peercred(&connection)?.uid.as_raw();
         anyhow::ensure!(uid != self.accounts.owner_uid(), "the worker hands on its own client");
         anyhow::ensure!(uid < PEER_UID_MIN, "user {uid} has the number of another machine");
-        self.connect_as(uid, self.accounts.user(uid), cell, connection)
+        match self.connect_as(
+            uid,
+            self.accounts.user(uid),
+            FOREIGN_WORKERS_MAX,
+            cell,
+            connection,
+        )? {
+            Ok(()) => Ok(()),
+            Err((connection, why)) => turn_away(connection, why),
+        }
     }
 
-    /// Passes a client on another machine on to that machine's worker; the number that stands for it.
+    /// Passes a client on another machine on to that machine's worker. The number that stands for it, or
+    /// why it is not served.
     pub(super) fn connect_peer(
         &mut self,
         peer: AccountId,
+        is_known: bool,
         cell: String,
         connection: OwnedFd,
-    ) -> anyhow::Result<u32> {
+    ) -> anyhow::Result<Result<u32, &'static str>> {
         let is_of_peer = |worker: &&Running| worker.uid >= PEER_UID_MIN && worker.payer == peer;
         let uid = match self.running.values().find(is_of_peer) {
             Some(worker) => worker.uid,
@@ -237,38 +252,45 @@ impl Workers {
                 self.last_peer
             }
         };
-        self.connect_as(uid, peer, cell, connection)?;
-        Ok(uid)
+        // Those that nobody named leave room for those that somebody did, and all of them for users.
+        let workers_max = if is_known { PEER_WORKERS_MAX } else { STRANGER_WORKERS_MAX };
+        let connected = self.connect_as(uid, peer, workers_max, cell, connection)?;
+        Ok(connected.map(|()| uid).map_err(|(_, why)| why))
     }
 
+    /// Where it is turned away, the connection comes back with the reason.
     fn connect_as(
         &mut self,
         uid: u32,
         payer: AccountId,
+        workers_max: usize,
         cell: String,
         connection: OwnedFd,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Result<(), (OwnedFd, &'static str)>> {
         let number = self.running.iter().find(|(_, worker)| worker.uid == uid).map(|(n, _)| *n);
         self.resting.retain(|_, until| *until > Instant::now());
         let number = match number {
             Some(number) => number,
-            None if self.running.len() > FOREIGN_WORKERS_MAX => {
-                return turn_away(connection, "too many users' calls run here already");
+            None if self.running.len() > workers_max => {
+                return Ok(Err((connection, "too many users' calls run here already")));
             }
-            None if self.resting.contains_key(&uid) => {
-                return turn_away(connection, "the worker of this user's calls died; try again");
+            None if self.resting.contains_key(&payer) => {
+                let why = "the worker of this user's calls died; try again";
+                return Ok(Err((connection, why)));
             }
             None => self.spawn(uid, payer)?,
         };
-        let Some(worker) = self.running.get_mut(&number) else { return Ok(()) };
+        let Some(worker) = self.running.get_mut(&number) else {
+            return Ok(Err((connection, "the worker of this user's calls is gone; try again")));
+        };
         if worker.ready && !worker.leaves {
             worker.send(&ToWorker::Connection { cell }, &[connection.as_fd()]);
         } else if worker.waiting.len() < CONNECTIONS_WAITING_MAX {
             worker.waiting.push((cell, connection));
         } else {
-            return turn_away(connection, "too many connections wait for this user's worker");
+            return Ok(Err((connection, "too many connections wait for this user's worker")));
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// A worker that has no client any more may go; its last usage comes before its end.
@@ -298,7 +320,7 @@ impl Workers {
             self.delay = if young { (self.delay * 2).min(DELAY_MAX) } else { DELAY_MIN };
             self.restart_at = Some(Instant::now() + self.delay);
         } else if young {
-            self.resting.insert(worker.uid, Instant::now() + DELAY_MAX);
+            self.resting.insert(worker.payer, Instant::now() + DELAY_MAX);
         }
         Ok(())
     }

@@ -6,18 +6,17 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cell_abi::AccountId;
 use cell_peer::{
     Answer, Credentials, Handshake, Opened, PREFACE, Records, Request, Session, Step, tunnel,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::limits::{HANDSHAKE_TIME_MAX, HANDSHAKES_MAX, SESSIONS_MAX, SESSIONS_PER_PEER_MAX};
+use super::limits::{HANDSHAKE_TIME_MAX, HANDSHAKES_MAX};
 use super::meter::{Meter, Source};
+use super::sessions::{Counted, Sessions};
 use crate::link::Link;
 use crate::link::gateway::{FromGateway, ToGateway};
 
@@ -36,7 +35,7 @@ pub(super) struct Hall {
     meter: Meter,
     waiting: BTreeMap<u64, Waiting>,
     next: u64,
-    sessions: Arc<Mutex<HashMap<AccountId, usize>>>,
+    sessions: Sessions,
 }
 
 struct Waiting {
@@ -66,7 +65,7 @@ impl Hall {
             meter: Meter::default(),
             waiting: BTreeMap::new(),
             next: 0,
-            sessions: Arc::default(),
+            sessions: Sessions::default(),
         }
     }
 
@@ -102,20 +101,25 @@ impl Hall {
                 return Ok(());
             }
             if listener {
-                self.accept();
+                self.accept()?;
             }
             let now = Instant::now();
             self.waiting.retain(|_, waiting| now - waiting.since < HANDSHAKE_TIME_MAX);
         }
     }
 
-    fn accept(&mut self) {
+    fn accept(&mut self) -> anyhow::Result<()> {
         for _ in 0..ACCEPTED_AT_ONCE {
             let (stream, address) = match self.listener.accept() {
                 Ok(accepted) => accepted,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                // Nothing listens there any more; the next gateway gets another socket.
+                Err(error) if error.kind() == ErrorKind::InvalidInput => return Err(error.into()),
                 // A peer that is gone already, or no descriptor left: the next look finds out.
-                Err(_) => return thread::sleep(Duration::from_millis(10)),
+                Err(_) => {
+                    thread::sleep(Duration::from_millis(10));
+                    return Ok(());
+                }
             };
             let (source, since) = (Source::of(address.ip()), Instant::now());
             if !self.meter.admits(source, since) || stream.set_nonblocking(true).is_err() {
@@ -128,6 +132,7 @@ impl Hall {
             self.waiting.insert(self.next, Waiting { stream, source, since, records, stage });
             self.next += 1;
         }
+        Ok(())
     }
 
     /// Closes the oldest connection of the address that has the most.
@@ -210,8 +215,10 @@ impl Hall {
                 match (opened, Request::decode(&content)) {
                     (Ok(Opened::Data), Ok(Request::Cell(cell))) => {
                         let (ours, theirs) = UnixStream::pair()?;
-                        let (peer, cell) = (session.peer().to_string(), cell.as_str().to_owned());
-                        let connect = FromGateway::Connect { id, peer, cell };
+                        let (proof, public) = session.shown();
+                        let (proof, public) = (proof.to_vec(), public.to_vec());
+                        let cell = cell.as_str().to_owned();
+                        let connect = FromGateway::Connect { id, proof, public, cell };
                         self.link.send(&connect, &[theirs.as_fd()])?;
                         waiting.stage = Stage::Asked(session, ours);
                         Ok(Next::Wait(waiting))
@@ -239,12 +246,13 @@ impl Hall {
             ToGateway::Start { credentials } | ToGateway::Credentials(credentials) => {
                 self.credentials = Credentials::from_bytes(&credentials)?;
             }
-            ToGateway::Served { id } => {
+            ToGateway::Served { id, is_known } => {
                 if let Some(Waiting {
                     stage: Stage::Asked(session, local), stream, records, ..
                 }) = self.waiting.remove(&id)
                 {
-                    self.serve(stream, session, records, local);
+                    let counted = self.sessions.enter(session.peer(), is_known);
+                    serve(counted, stream, session, records, local);
                 }
             }
             ToGateway::Refused { id, why } => {
@@ -257,30 +265,29 @@ impl Hall {
         }
         Ok(true)
     }
+}
 
-    /// From here on a thread carries what both sides say.
-    fn serve(
-        &self,
-        mut stream: TcpStream,
-        mut session: Session,
-        records: Records,
-        local: UnixStream,
-    ) {
-        let Some(counted) = Counted::new(&self.sessions, session.peer()) else {
-            return refuse(&stream, &mut session, "too many sessions; try again later");
-        };
-        let mut answer = Vec::new();
-        let sealed = session.seal(&Answer::Yes.encode(), &mut answer);
-        if sealed.is_err() || stream.write_all(&answer).is_err() {
-            return;
-        }
-        // Without a thread the connection is closed, and the peer sees that.
-        let _ =
-            thread::Builder::new().name("session".into()).stack_size(256 << 10).spawn(move || {
-                let _counted = counted;
-                let _ = tunnel::run(&stream, session, records, &local);
-            });
+/// From here on a thread carries what both sides say, if one more may be.
+fn serve(
+    counted: Option<Counted>,
+    mut stream: TcpStream,
+    mut session: Session,
+    records: Records,
+    local: UnixStream,
+) {
+    let Some(counted) = counted else {
+        return refuse(&stream, &mut session, "too many sessions; try again later");
+    };
+    let mut answer = Vec::new();
+    let sealed = session.seal(&Answer::Yes.encode(), &mut answer);
+    if sealed.is_err() || stream.write_all(&answer).is_err() {
+        return;
     }
+    // Without a thread the connection is closed, and the peer sees that.
+    let _ = thread::Builder::new().name("session".into()).stack_size(256 << 10).spawn(move || {
+        let _counted = counted;
+        let _ = tunnel::run(&stream, session, records, &local);
+    });
 }
 
 enum Next {
@@ -301,38 +308,5 @@ fn refuse(mut stream: &TcpStream, session: &mut Session, why: &str) {
     let mut answer = Vec::new();
     if session.seal(&Answer::No(why.to_owned()).encode(), &mut answer).is_ok() {
         let _ = stream.write_all(&answer);
-    }
-}
-
-/// A session for as long as it lives.
-struct Counted {
-    sessions: Arc<Mutex<HashMap<AccountId, usize>>>,
-    peer: AccountId,
-}
-
-impl Counted {
-    /// `None` when there are too many.
-    fn new(sessions: &Arc<Mutex<HashMap<AccountId, usize>>>, peer: AccountId) -> Option<Self> {
-        let mut counts = sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        let (all, of_peer) = (counts.values().sum::<usize>(), counts.get(&peer).copied());
-        let of_peer = of_peer.unwrap_or(0);
-        if all >= SESSIONS_MAX || of_peer >= SESSIONS_PER_PEER_MAX {
-            return None;
-        }
-        counts.insert(peer, of_peer + 1);
-        drop(counts);
-        Some(Self { sessions: Arc::clone(sessions), peer })
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let mut counts = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.peer) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.peer);
-            }
-        }
     }
 }

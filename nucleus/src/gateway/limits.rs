@@ -14,6 +14,10 @@ pub(super) const ADDRESSES_MAX: usize = 4096;
 pub(super) const SESSIONS_MAX: usize = 512;
 /// Sessions of one peer.
 pub(super) const SESSIONS_PER_PEER_MAX: usize = 64;
+/// Sessions of one peer that nobody has named here.
+pub(super) const SESSIONS_PER_STRANGER_MAX: usize = 8;
+/// Sessions of all of those.
+pub(super) const STRANGER_SESSIONS_MAX: usize = 128;
 /// Memory of the gateway's own, in bytes.
 pub(super) const DATA_BYTES_MAX: u64 = 512 << 20;
 
@@ -27,14 +31,15 @@ cell_abi::limits! {
         ///
         /// The connection is closed.
         HANDSHAKE_TIME_MAX: Duration;
-        /// Handshakes that one address, or one IPv6 network of 64 bits, may begin in a second; twice as
+        /// Handshakes that one address, or one IPv6 network of 56 bits, may begin in a second; twice as
         /// many at once.
         ///
         /// The connection is closed before anything is read or computed.
         HANDSHAKES_PER_S_MAX: u32;
         /// Addresses whose handshakes are counted.
         ///
-        /// Those that have begun none for two seconds are forgotten; where all have, the connection is closed.
+        /// Those that have begun none for two seconds are forgotten; those of further ones are not counted, and
+        /// only [`HANDSHAKES_MAX`] holds.
         ADDRESSES_MAX: usize;
         /// Sessions of all other machines.
         ///
@@ -44,6 +49,14 @@ cell_abi::limits! {
         ///
         /// One more is refused with the reason.
         SESSIONS_PER_PEER_MAX: usize;
+        /// Sessions of one other machine that `cell peer add` has not named.
+        ///
+        /// One more is refused with the reason.
+        SESSIONS_PER_STRANGER_MAX: usize;
+        /// Sessions of all of those.
+        ///
+        /// One more is refused with the reason.
+        STRANGER_SESSIONS_MAX: usize;
         /// Memory that the gateway's process may have, in bytes.
         ///
         /// It ends, and another one starts.

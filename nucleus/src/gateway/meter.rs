@@ -9,7 +9,7 @@ use super::limits::{ADDRESSES_MAX, HANDSHAKES_PER_S_MAX};
 /// After so long without a handshake an address has its whole allowance again.
 const FULL_AFTER: Duration = Duration::from_secs(2);
 
-/// Who an address belongs to: it itself, or for IPv6 its network of 64 bits, which is one household.
+/// Who an address belongs to: it itself, or for IPv6 its network of 56 bits, which is one household.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Source([u8; 16]);
 
@@ -17,7 +17,7 @@ impl Source {
     pub(super) fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(v4) => Self(v4.to_ipv6_mapped().octets()),
-            IpAddr::V6(v6) => Self((u128::from(v6) >> 64 << 64).to_be_bytes()),
+            IpAddr::V6(v6) => Self((u128::from(v6) >> 72 << 72).to_be_bytes()),
         }
     }
 }
@@ -35,7 +35,8 @@ impl Meter {
         if self.left.len() >= ADDRESSES_MAX && !self.left.contains_key(&source) {
             self.left.retain(|_, (_, at)| now.saturating_duration_since(*at) < FULL_AFTER);
             if self.left.len() >= ADDRESSES_MAX {
-                return false;
+                // Who can use so many addresses must not keep everybody else out.
+                return true;
             }
         }
         let (left, at) = self.left.entry(source).or_insert((FULL_AFTER, now));
@@ -70,7 +71,7 @@ mod tests {
     fn households() {
         let of = |text: &str| Source::of(text.parse().unwrap());
         assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
-        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:100::1"));
         assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
         assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
     }
@@ -81,7 +82,8 @@ mod tests {
         let address = |n: u32| Source::of(IpAddr::from(n.to_be_bytes()));
         let all = u32::try_from(ADDRESSES_MAX).unwrap();
         assert!((0..all).all(|n| meter.admits(address(n), now)));
-        assert!(!meter.admits(address(all), now));
+        assert!(meter.admits(address(all), now));
+        assert_eq!(meter.left.len(), ADDRESSES_MAX);
         assert!(meter.admits(address(all), now + FULL_AFTER));
         assert_eq!(meter.left.len(), 1);
     }

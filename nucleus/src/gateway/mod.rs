@@ -7,6 +7,7 @@
 mod hall;
 mod limits;
 mod meter;
+mod sessions;
 
 use anyhow::{Context as _, bail};
 use cell_peer::Credentials;

@@ -14,8 +14,8 @@ pub(crate) enum ToGateway {
     },
     /// Use these from now on.
     Credentials(Vec<u8>),
-    /// What this peer asked for is served.
-    Served { id: u64 },
+    /// What this peer asked for is served; the owner has named it, or not.
+    Served { id: u64, is_known: bool },
     /// It is not.
     Refused { id: u64, why: String },
 }
@@ -25,6 +25,7 @@ pub(crate) enum ToGateway {
 pub(crate) enum FromGateway {
     /// It takes connections; these are the walls around it.
     Ready { walls: Vec<Wall> },
-    /// A peer wants a cell. Descriptor: its connection, as bytes that are no longer secret.
-    Connect { id: u64, peer: String, cell: String },
+    /// A peer wants a cell. Descriptor: its connection, as bytes that are no longer secret. Who it is
+    /// follows from its proof and the session's key, which the nucleus checks itself.
+    Connect { id: u64, proof: Vec<u8>, public: Vec<u8>, cell: String },
 }

@@ -119,6 +119,15 @@ fn allow_list(role: &Role) -> Result<(BpfProgram, usize), seccompiler::BackendEr
     for (call, _) in tables.iter().copied().flatten() {
         rules.insert(*call, Vec::new());
     }
+    if matches!(role, Role::Gateway) {
+        // Sending is not connecting.
+        let fast_open = u64::from(libc::MSG_FASTOPEN.cast_unsigned());
+        for (call, argument) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2)] {
+            let without = Op::MaskedEq(fast_open);
+            let condition = SeccompCondition::new(argument, Len::Dword, without, 0)?;
+            rules.insert(call, vec![SeccompRule::new(vec![condition])?]);
+        }
+    }
     for (call, argument, length, operator, value) in conditional(role) {
         let condition = SeccompCondition::new(argument, length, operator, value)?;
         rules.entry(call).or_default().push(SeccompRule::new(vec![condition])?);

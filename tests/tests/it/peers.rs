@@ -128,9 +128,27 @@ fn peers_call_and_pay() {
 fn anyone_who_pays() {
     let (donor, home) = (donor("trust = \"anyone-who-pays\"\n"), Home::new());
     let url = donor.url("counter.add");
-    home.cell(["call", &url, r#"{"by":1}"#]).expect(122);
+    let poor = home.cell(["call", &url, r#"{"by":1}"#]);
+    assert!(poor.expect(1).stderr.contains("nothing to spend"), "{}", poor.stderr);
     donor.nucleus.cell(["ledger", "grant", "1", &key(&home)]).expect(0);
     home.cell(["call", &url, r#"{"by":1}"#]).expect(0);
+}
+
+/// A session whose worker has hung up, and whose peer says nothing, does not last.
+#[test]
+fn a_silent_peer_keeps_nothing() {
+    let (donor, home) = (donor(""), Home::new());
+    donor.admit(&home, "5");
+    // Not a byte of the protocol: the worker waits for its hello for a while, and hangs up.
+    let credentials = Credentials::new(&identity(&home), tunnel::now_s()).unwrap();
+    let wanted = AccountId::parse(&donor.key).unwrap();
+    let request = Request::Cell(CellName::parse("counter").unwrap());
+    let mut silent = tunnel::dial(&donor.address, &credentials, wanted, &request, TIMEOUT).unwrap();
+    let mut answer = Vec::new();
+    silent.read_to_end(&mut answer).unwrap();
+    let gateway = donor.gateway();
+    eventually("its session has ended", || (gateway.threads() == 1).then_some(()));
+    drop(silent);
 }
 
 /// Each peer's calls run in a process of its own, behind the same walls, and one that crashes it harms
