@@ -19,6 +19,7 @@ mod guest;
 mod interface;
 mod manifest;
 mod mutate;
+mod peer;
 mod ring;
 mod smith;
 mod world;
@@ -31,6 +32,7 @@ pub use guest::guest;
 pub use interface::interface;
 pub use manifest::{config, manifest};
 pub use mutate::Mutator;
+pub use peer::peer;
 pub use ring::ring;
 
 /// One place that takes strangers' bytes.
@@ -52,6 +54,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "guest", run: guest },
     Target { name: "interface", run: interface },
     Target { name: "manifest", run: manifest },
+    Target { name: "peer", run: peer },
     Target { name: "ring", run: ring },
 ];
 

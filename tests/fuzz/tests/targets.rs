@@ -81,6 +81,11 @@ fn manifest() {
 }
 
 #[test]
+fn peer() {
+    check("peer", 3000);
+}
+
+#[test]
 fn ring() {
     check("ring", 3000);
 }
