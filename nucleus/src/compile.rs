@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use cell_abi::{CellHash, Fuel, NanoAtp};
+use cell_abi::{AccountId, CellHash, Fuel, NanoAtp};
 use cell_host::{Allocation, ArtefactCache, GateError, ModuleInfo, Refused, Sandbox, gate, price};
 use cell_ledger::{LedgerError, Payment, TransferId};
 use rustix::process::Signal;
@@ -88,6 +88,8 @@ pub(crate) struct Paid {
 pub(crate) enum Payer<'a> {
     /// One that is open.
     Bank(&'a mut Bank),
+    /// One that is open, and the account of another machine in it.
+    Peer(&'a mut Bank, AccountId),
     /// One that is opened for the payment.
     Home(&'a Home),
 }
@@ -136,15 +138,17 @@ pub(crate) fn compile(
         return Err(Failure::new(Exit::Refused, message).into());
     }
     let mut opened;
-    let bank = match payer {
-        Payer::Bank(bank) => bank,
+    let (bank, account) = match payer {
+        Payer::Bank(bank) => (bank, None),
+        Payer::Peer(bank, account) => (bank, Some(account)),
         Payer::Home(home) => {
             opened = Bank::open(home)?;
-            &mut opened
+            (&mut opened, None)
         }
     };
+    let account = account.unwrap_or(bank.accounts.owner);
     let price = Fuel(price::compile(wasm.len() as u64));
-    let held = set_aside(bank, price.at_base_price())?;
+    let held = set_aside(bank, account, price.at_base_price())?;
     let compiled = match compile_elsewhere(wasm) {
         Ok(compiled) => compiled,
         // The host's own fault costs nothing.
@@ -172,8 +176,8 @@ pub(crate) fn compile(
 }
 
 /// Sets the price aside before anything is done for it.
-fn set_aside(bank: &mut Bank, price: NanoAtp) -> anyhow::Result<Held> {
-    match bank.hold(bank.accounts.owner, price, price) {
+fn set_aside(bank: &mut Bank, account: AccountId, price: NanoAtp) -> anyhow::Result<Held> {
+    match bank.hold(account, price, price) {
         Ok(held) => Ok(held),
         Err(LedgerError::InsufficientFunds { available, .. }) => Err(Failure::new(
             Exit::OutOfAtp,

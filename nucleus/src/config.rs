@@ -19,6 +19,12 @@ pub(crate) const MEMORY_MB_MAX: u64 = 4096;
 /// What is kept of calls that get receipts, in MiB, unless the file says otherwise.
 pub(crate) const KEPT_MB_MAX: u64 = 256;
 
+/// Memory of a job of another machine, in MiB, unless the file says otherwise.
+pub(crate) const JOB_MEMORY_MB_MAX: u32 = 256;
+
+/// How long such a job may take, in seconds, unless the file says otherwise.
+pub(crate) const JOB_S_MAX: u64 = 3600;
+
 /// The file, checked.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -41,13 +47,31 @@ pub(crate) struct Config {
 }
 
 /// Whether other machines may call cells here, and which.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Listening {
     /// Where to listen for them, such as `0.0.0.0:7316`. Default: nowhere.
     pub(crate) listen: Option<String>,
     /// Who is served. Default: those that `cell peer add` named.
     pub(crate) trust: Trust,
+    /// Whether their jobs run here. Default: no.
+    pub(crate) jobs: bool,
+    /// Memory that one of those may have, in MiB: 1 to 4096. Default 256.
+    pub(crate) job_memory_mb_max: u32,
+    /// How long one may take, in seconds: 1 to 2,592,000. Default 3600.
+    pub(crate) job_s_max: u64,
+}
+
+impl Default for Listening {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            trust: Trust::default(),
+            jobs: false,
+            job_memory_mb_max: JOB_MEMORY_MB_MAX,
+            job_s_max: JOB_S_MAX,
+        }
+    }
 }
 
 /// Which other machines are served.
@@ -130,6 +154,16 @@ impl Config {
         anyhow::ensure!(
             (1..=1 << 20).contains(&kept),
             "receipts.kept_mb_max = {kept} must be between 1 and 1048576"
+        );
+        let memory = config.peers.job_memory_mb_max;
+        anyhow::ensure!(
+            (1..=4096).contains(&memory),
+            "peers.job_memory_mb_max = {memory} must be between 1 and 4096"
+        );
+        let seconds = config.peers.job_s_max;
+        anyhow::ensure!(
+            (1..=30 * 24 * 3600).contains(&seconds),
+            "peers.job_s_max = {seconds} must be between 1 and 2592000"
         );
         let cores = config.worker.cores_max.unwrap_or(1.0);
         anyhow::ensure!(

@@ -101,6 +101,20 @@ cell_abi::limits! {
         /// The nucleus does not start, and `cell run` refuses.
         PRICE_ATP_MAX: u64;
     }
+    crate::config {
+        /// Memory of a job of another machine, in MiB.
+        ///
+        /// It is refused, with the reason.
+        ///
+        /// Changed in `nucleus.toml`: `peers.job_memory_mb_max`, 1 to 4096.
+        JOB_MEMORY_MB_MAX: u32;
+        /// How long such a job may take, in seconds.
+        ///
+        /// It ends as one that timed out, and pays for what it did.
+        ///
+        /// Changed in `nucleus.toml`: `peers.job_s_max`, 1 to 2,592,000.
+        JOB_S_MAX: u64;
+    }
     crate::link::records {
         /// Calls of one user and one cell that keeps receipts, between two reports to the nucleus.
         ///
@@ -142,6 +156,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Limit> {
         crate::daemon::limits::LIMITS,
         LIMITS,
         crate::cli::LIMITS,
+        crate::cli::remote::LIMITS,
         crate::gateway::LIMITS,
         cell_peer::LIMITS,
         cell_client::LIMITS,

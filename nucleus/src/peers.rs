@@ -3,6 +3,7 @@
 //! `peers.toml` is written by `cell peer` and read whenever a peer comes; it may be edited by hand.
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -93,45 +94,64 @@ fn path(home: &Home) -> PathBuf {
     home.root().join("peers.toml")
 }
 
-/// A cell on another machine.
+/// Another machine, and how to reach it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Remote {
+pub(crate) struct Machine {
     pub(crate) peer: AccountId,
     /// HOST:PORT.
     pub(crate) address: String,
+}
+
+impl Machine {
+    /// Reads KEY@HOST:PORT, or the name of a peer that has an address.
+    pub(crate) fn parse(text: &str, peers: &Peers) -> anyhow::Result<Self> {
+        let how = "write KEY@HOST:PORT, or the name of a peer from `cell peer list`";
+        if let Some((key, address)) = text.split_once('@') {
+            let peer = AccountId::parse(key).with_context(|| format!("the key `{key}`; {how}"))?;
+            return Ok(Self { peer, address: address.to_owned() });
+        }
+        let known = peers.find(text);
+        let known = known.with_context(|| format!("no peer is called `{text}`; {how}"))?;
+        let address = known.address.clone().with_context(|| {
+            format!("`{text}` has no address; add it again with --at HOST:PORT")
+        })?;
+        Ok(Self { peer: AccountId::parse(&known.key)?, address })
+    }
+
+    /// Connects as this home: what comes back is the socket of what was asked for.
+    pub(crate) fn connect(
+        &self,
+        home: &Home,
+        request: &Request,
+        timeout: Duration,
+    ) -> anyhow::Result<UnixStream> {
+        home.create()?;
+        let credentials = Credentials::new(&home.key()?, tunnel::now_s())?;
+        tunnel::dial(&self.address, &credentials, self.peer, request, timeout)
+            .with_context(|| format!("connect to {} at {}", self.peer.short(), self.address))
+    }
+}
+
+/// A cell on another machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Remote {
+    pub(crate) machine: Machine,
     pub(crate) cell: CellName,
 }
 
 impl Remote {
-    /// Reads `cell://KEY@HOST:PORT/CELL`, or `cell://NAME/CELL` for a peer that has an address.
+    /// Reads `cell://MACHINE/CELL`, with the machine as [`Machine::parse`] takes it.
     pub(crate) fn parse(url: &str, peers: &Peers) -> anyhow::Result<Self> {
-        let how =
-            "write cell://KEY@HOST:PORT/CELL, or cell://NAME/CELL for a peer from `cell peer list`";
+        let how = "write cell://KEY@HOST:PORT/CELL, or cell://NAME/CELL";
         let (machine, cell) =
             url.strip_prefix(SCHEME).and_then(|rest| rest.split_once('/')).context(how)?;
         let cell = CellName::parse(cell).with_context(|| format!("the cell `{cell}`"))?;
-        if let Some((key, address)) = machine.split_once('@') {
-            let peer = AccountId::parse(key).with_context(|| format!("the key `{key}`; {how}"))?;
-            return Ok(Self { peer, address: address.to_owned(), cell });
-        }
-        let known = peers.find(machine);
-        let known = known.with_context(|| format!("no peer is called `{machine}`; {how}"))?;
-        let address = known.address.clone().with_context(|| {
-            format!("`{machine}` has no address; add it again with --at HOST:PORT")
-        })?;
-        Ok(Self { peer: AccountId::parse(&known.key)?, address, cell })
+        Ok(Self { machine: Machine::parse(machine, peers)?, cell })
     }
 
     /// Connects as this home: what comes back is a socket of that cell.
-    pub(crate) fn connect(
-        &self,
-        home: &Home,
-        timeout: Duration,
-    ) -> anyhow::Result<std::os::unix::net::UnixStream> {
-        let credentials = Credentials::new(&home.key()?, tunnel::now_s())?;
-        let request = Request::Cell(self.cell.clone());
-        tunnel::dial(&self.address, &credentials, self.peer, &request, timeout)
-            .with_context(|| format!("connect to {} at {}", self.peer.short(), self.address))
+    pub(crate) fn connect(&self, home: &Home, timeout: Duration) -> anyhow::Result<UnixStream> {
+        self.machine.connect(home, &Request::Cell(self.cell.clone()), timeout)
     }
 }
 
@@ -149,9 +169,11 @@ mod tests {
             ],
         };
         let remote = Remote::parse(&format!("cell://{key}@[::1]:7316/hello"), &peers).unwrap();
-        assert_eq!((remote.address.as_str(), remote.cell.as_str()), ("[::1]:7316", "hello"));
+        let address = remote.machine.address.as_str();
+        assert_eq!((address, remote.cell.as_str()), ("[::1]:7316", "hello"));
         let named = Remote::parse("cell://den/hello", &peers).unwrap();
-        assert_eq!((named.peer, named.address.as_str()), (remote.peer, "h:1"));
+        let address = named.machine.address.as_str();
+        assert_eq!((named.machine.peer, address), (remote.machine.peer, "h:1"));
         for (wrong, expect) in [
             ("cell://den", "write cell://"),
             ("cell://nobody/hello", "no peer is called"),

@@ -8,6 +8,7 @@ use crate::error::PeerError;
 pub(crate) const REASON_BYTES_MAX: usize = 512;
 
 const CELL: u8 = 1;
+const JOB: u8 = 2;
 const YES: u8 = 0;
 const NO: u8 = 1;
 
@@ -17,6 +18,8 @@ const NO: u8 = 1;
 pub enum Request {
     /// A connection to this cell; what follows is `docs/PROTOCOL.md`. Byte 1, then the name.
     Cell(CellName),
+    /// To run a job; what follows is told in `docs/PEERS.md`. Byte 2.
+    Job,
 }
 
 impl Request {
@@ -24,6 +27,7 @@ impl Request {
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Cell(name) => [&[CELL], name.as_str().as_bytes()].concat(),
+            Self::Job => vec![JOB],
         }
     }
 
@@ -36,6 +40,7 @@ impl Request {
                 name.map(Self::Cell)
                     .ok_or(PeerError::Unexpected("a request for what is no cell's name"))
             }
+            Some((&JOB, [])) => Ok(Self::Job),
             _ => Err(PeerError::Unexpected("a request of an unknown kind")),
         }
     }

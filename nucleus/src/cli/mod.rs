@@ -21,6 +21,7 @@ mod output;
 mod peer;
 mod ps;
 mod receipts;
+pub(crate) mod remote;
 mod run;
 mod sandbox;
 mod top;
@@ -128,6 +129,9 @@ enum Command {
     /// The process that speaks with other machines; started by the nucleus.
     #[command(hide = true)]
     Gateway,
+    /// The process that takes a job from another machine; started by the nucleus.
+    #[command(hide = true)]
+    PeerJob(remote::serve::Arguments),
     /// The process that runs one job; started by `cell run`.
     #[command(hide = true)]
     JobWorker,
@@ -180,6 +184,9 @@ impl Cli {
             Command::Worker(arguments) => {
                 arguments.start();
                 crate::worker::run().map(|()| Exit::Done)
+            }
+            Command::PeerJob(arguments) => {
+                remote::serve::run(arguments, global).map(|()| Exit::Done)
             }
             Command::Gateway => crate::gateway::run().map(|()| Exit::Done),
             Command::JobWorker => crate::job_worker::run().map(|()| Exit::Done),

@@ -50,6 +50,12 @@ impl Output {
         Ok(())
     }
 
+    /// What a job elsewhere wrote to standard error.
+    pub(crate) fn error_bytes(&self, bytes: &[u8]) {
+        // Who closed standard error does not want to know.
+        let _ = std::io::stderr().write_all(bytes);
+    }
+
     /// Tells people something on the way; machines and the quiet get nothing.
     pub(crate) fn note(&self, text: &str) {
         if !self.quiet && !self.json {

@@ -24,7 +24,7 @@ use serde_json::json;
 use super::call::{Budget, seconds};
 use super::job_process::JobProcess;
 use super::output::escape;
-use super::{Exit, Failure, Global, Output, job_receipt};
+use super::{Exit, Failure, Global, Output, job_receipt, remote};
 use crate::bank::{Bank, Held};
 use crate::compile::{self, Compiled, Payer};
 use crate::config::Config;
@@ -58,6 +58,9 @@ pub(crate) struct Arguments {
     /// Memory the job may have, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=4096))]
     memory: u32,
+    /// Have another machine run it: a peer's name, or KEY@HOST:PORT. Its account there pays.
+    #[arg(long, value_name = "MACHINE", conflicts_with_all = ["dir", "quote"])]
+    on: Option<String>,
     /// Say what the run would cost, and do not run it.
     #[arg(long)]
     quote: bool,
@@ -109,6 +112,23 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
     let wasm = read_module(&arguments.module)?;
     if arguments.quote {
         return quote(arguments, &home, &wasm, output);
+    }
+    if let Some(machine) = &arguments.on {
+        let program = program(&arguments.module);
+        let asked = remote::ask::Asked {
+            machine,
+            wasm: &wasm,
+            arguments: std::iter::once(program)
+                .chain(arguments.arguments.iter().cloned())
+                .collect(),
+            environment: arguments.env.clone(),
+            memory_mb_max: arguments.memory,
+            budget_nano_atp: arguments.budget.fuel_or(BUDGET_DEFAULT).at_base_price().0,
+            is_budget_given: arguments.budget.is_given(),
+            timeout,
+            receipt: arguments.receipt.as_ref().map(create).transpose()?,
+        };
+        return remote::ask::run(&home, asked, output);
     }
     let directories = directories(arguments)?;
     let config = Config::read(&home)?;
@@ -361,7 +381,7 @@ impl Run<'_> {
     }
 
     fn program(&self) -> String {
-        self.arguments.module.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        program(&self.arguments.module)
     }
 
     /// Pays, tells what it cost, and passes the job's exit code through.
@@ -432,8 +452,13 @@ impl Run<'_> {
     }
 }
 
+/// What a job is told that it is called.
+fn program(module: &Path) -> String {
+    module.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// What it cost, and for how much of what.
-fn bill(charge: NanoAtp, fuel: Fuel, taken: Taken, rates: Rates) -> String {
+pub(super) fn bill(charge: NanoAtp, fuel: Fuel, taken: Taken, rates: Rates) -> String {
     let mut text = format!("bill: {charge} ATP for {fuel} fuel");
     for (dimension, count) in Dimension::ALL.into_iter().zip(taken.0) {
         if rates.of(dimension) == 0 || count == 0 {
@@ -453,7 +478,7 @@ fn bill(charge: NanoAtp, fuel: Fuel, taken: Taken, rates: Rates) -> String {
 
 /// Keeps signals from ending this process for as long as the result lives: the job ends first, and
 /// is paid. Ctrl-C reaches the job's process by itself; a termination is passed on to it.
-fn pass_signals_on(child: &Child) -> anyhow::Result<tokio::runtime::Runtime> {
+pub(super) fn pass_signals_on(child: &Child) -> anyhow::Result<tokio::runtime::Runtime> {
     use rustix::process::{Pid, Signal, kill_process};
     use tokio::signal::unix::{SignalKind, signal};
     let job = i32::try_from(child.id()).ok().and_then(Pid::from_raw);

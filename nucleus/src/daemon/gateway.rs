@@ -27,12 +27,13 @@ const KEY_EVERY_S: u64 = 24 * 3600;
 /// Messages of the gateway that the nucleus has not dealt with; one that sends more is ended.
 pub(super) const UNHEARD_MAX: usize = 1024;
 /// How long the gateway may leave a message unread.
-const SEND_TIME_MAX: Duration = Duration::from_secs(1);
+pub(super) const SEND_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// The gateway, if this machine listens for others.
 pub(super) struct Gateway {
     home: Home,
     trust: Trust,
+    has_jobs: bool,
     /// Made anew for each gateway: one that was taken over could have ruined it.
     listener: Option<TcpListener>,
     address: SocketAddr,
@@ -64,6 +65,7 @@ impl Gateway {
         let mut this = Self {
             home: home.clone(),
             trust: config.peers.trust,
+            has_jobs: config.peers.jobs,
             listener: Some(listener),
             address,
             events: events.clone(),
@@ -154,6 +156,13 @@ impl Gateway {
                 Err("this machine cannot read whom it knows".into())
             }
         }
+    }
+
+    /// Whether other machines' jobs run here.
+    pub(super) fn serves_jobs(&self) -> Result<(), String> {
+        let refused =
+            "this machine runs no jobs of others: its nucleus.toml has no peers.jobs = true";
+        if self.has_jobs { Ok(()) } else { Err(refused.into()) }
     }
 
     /// Answers what a peer asked.

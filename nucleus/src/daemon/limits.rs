@@ -18,6 +18,20 @@ cell_abi::limits! {
         ///
         /// The gateway is ended, and another one starts.
         UNHEARD_MAX: usize;
+        /// How long the gateway may leave a message of the nucleus unread.
+        ///
+        /// The gateway is ended, and another one starts.
+        SEND_TIME_MAX: Duration;
+    }
+    crate::daemon::jobs {
+        /// Jobs of all other machines at once.
+        ///
+        /// One more is refused, with the reason.
+        JOBS_MAX: usize;
+        /// Jobs of one other machine at once.
+        ///
+        /// One more is refused, with the reason.
+        JOBS_PER_PEER_MAX: usize;
     }
     crate::daemon::own_log {
         /// Size of `nucleus.log`, in bytes.

@@ -10,6 +10,7 @@ mod cells;
 pub(crate) mod control;
 mod gateway;
 mod holds;
+mod jobs;
 pub(crate) mod limits;
 mod metrics;
 mod own_log;
@@ -38,7 +39,7 @@ use crate::bank::Bank;
 use crate::compile;
 use crate::config::Config;
 use crate::home::Home;
-use crate::link::gateway::FromGateway;
+use crate::link::gateway::{FromGateway, Wanted};
 use crate::link::{FromWorker, ToWorker, records};
 use crate::walls::{Wall, cgroup};
 use artefacts::Artefacts;
@@ -47,6 +48,7 @@ use cells::Cells;
 use control::{Answer, NucleusRow, Request, Snapshot};
 use gateway::{Gateway, Waits};
 use holds::Holds;
+use jobs::Jobs;
 use prepare::Prepared;
 use readiness::Readiness;
 use scan::{Scan, Scanner};
@@ -121,6 +123,7 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
         scans: 0,
         workers,
         gateway,
+        jobs: Jobs::new(home),
         waiting: Vec::new(),
         started: Instant::now(),
         readiness: Readiness::new(),
@@ -147,6 +150,7 @@ struct Nucleus {
     workers: Workers,
     /// Speaks with other machines, where the settings say so.
     gateway: Option<Gateway>,
+    jobs: Jobs,
     waiting: Vec<Waiting>,
     started: Instant,
     readiness: Readiness,
@@ -185,6 +189,7 @@ impl Nucleus {
                 if let Some(gateway) = &mut self.gateway {
                     gateway.tick()?;
                 }
+                self.jobs.reap();
                 tolerate(self.holds.catch_up())?;
                 tolerate(self.storage.tick(self.holds.bank()).map_err(Into::into))?;
                 if self.checkpointed.elapsed() >= CHECKPOINT_EVERY {
@@ -297,8 +302,8 @@ impl Nucleus {
                     self.gateway = None;
                 }
             }
-            FromGateway::Connect { id, proof, public, cell } => {
-                let served = self.serve_peer((&proof, &public), cell, fds);
+            FromGateway::Connect { id, proof, public, wanted } => {
+                let served = self.serve_peer((&proof, &public), wanted, fds);
                 if let Some(gateway) = &mut self.gateway {
                     gateway.answer(id, served);
                 }
@@ -311,7 +316,7 @@ impl Nucleus {
     fn serve_peer(
         &mut self,
         (proof, public): (&[u8], &[u8]),
-        cell: String,
+        wanted: Wanted,
         fds: Vec<OwnedFd>,
     ) -> Result<bool, String> {
         let Some(gateway) = &self.gateway else { return Err("nobody listens".into()) };
@@ -322,8 +327,17 @@ impl Nucleus {
             return Err("this machine does not call itself".into());
         }
         let is_known = gateway.trusts(peer, || self.holds.can_pay(peer))?;
-        self.cells.serves_peers(&cell)?;
         let connection = gateway::connection(fds)?;
+        let cell = match wanted {
+            Wanted::Cell(cell) => cell,
+            Wanted::Job => {
+                return gateway
+                    .serves_jobs()
+                    .and_then(|()| self.jobs.start(peer, connection))
+                    .map(|()| is_known);
+            }
+        };
+        self.cells.serves_peers(&cell)?;
         match self.workers.connect_peer(peer, is_known, cell, connection) {
             Ok(Ok(uid)) => {
                 self.holds.name_peer(uid, peer);
@@ -429,6 +443,7 @@ impl Nucleus {
     fn go_down(&mut self, inbox: &Receiver<Event>) {
         self.readiness.stopping();
         self.gateway = None;
+        self.jobs.shut_down();
         let mut running = self.workers.shut_down();
         let until = Instant::now() + DOWN_TIME_MAX;
         while let Some(left) = until.checked_duration_since(Instant::now()).filter(|_| running > 0)
@@ -450,6 +465,9 @@ impl Nucleus {
                 Ok(_) => {}
                 Err(_) => break,
             }
+        }
+        while self.jobs.are_running() && Instant::now() < until {
+            thread::sleep(Duration::from_millis(10));
         }
         self.pay_what_waits();
         self.holds.checkpoint();

@@ -18,10 +18,10 @@ use super::limits::{HANDSHAKE_TIME_MAX, HANDSHAKES_MAX};
 use super::meter::{Meter, Source};
 use super::sessions::{Counted, Sessions};
 use crate::link::Link;
-use crate::link::gateway::{FromGateway, ToGateway};
+use crate::link::gateway::{FromGateway, ToGateway, Wanted};
 
 /// Longest record before a session is one, in bytes: a handshake's message, or a request.
-const RECORD_BYTES_MAX: usize = 512;
+pub(super) const RECORD_BYTES_MAX: usize = 512;
 /// How often deadlines are looked at.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// Connections that are accepted before the others are looked at again.
@@ -212,27 +212,25 @@ impl Hall {
             Stage::Request(mut session) => {
                 let mut content = Vec::new();
                 let opened = session.open(&record, &mut content);
-                match (opened, Request::decode(&content)) {
+                let wanted = match (opened, Request::decode(&content)) {
                     (Ok(Opened::Data), Ok(Request::Cell(cell))) => {
-                        let (ours, theirs) = UnixStream::pair()?;
-                        let (proof, public) = session.shown();
-                        let (proof, public) = (proof.to_vec(), public.to_vec());
-                        let cell = cell.as_str().to_owned();
-                        let connect = FromGateway::Connect { id, proof, public, cell };
-                        self.link.send(&connect, &[theirs.as_fd()])?;
-                        waiting.stage = Stage::Asked(session, ours);
-                        Ok(Next::Wait(waiting))
+                        Wanted::Cell(cell.as_str().to_owned())
                     }
-                    (Ok(Opened::Data), Ok(_) | Err(_)) => {
-                        refuse(
-                            &waiting.stream,
-                            &mut session,
-                            "this machine does not know such a request",
-                        );
-                        Ok(Next::Gone)
+                    (Ok(Opened::Data), Ok(Request::Job)) => Wanted::Job,
+                    (Ok(Opened::Data), _) => {
+                        let why = "this machine does not know such a request";
+                        refuse(&waiting.stream, &mut session, why);
+                        return Ok(Next::Gone);
                     }
-                    _ => Ok(Next::Gone),
-                }
+                    _ => return Ok(Next::Gone),
+                };
+                let (ours, theirs) = UnixStream::pair()?;
+                let (proof, public) = session.shown();
+                let (proof, public) = (proof.to_vec(), public.to_vec());
+                let connect = FromGateway::Connect { id, proof, public, wanted };
+                self.link.send(&connect, &[theirs.as_fd()])?;
+                waiting.stage = Stage::Asked(session, ours);
+                Ok(Next::Wait(waiting))
             }
             // It may speak before it is answered; the session takes it from here.
             Stage::Preface | Stage::Asked(..) => Ok(Next::Gone),

@@ -22,6 +22,12 @@ pub(super) const STRANGER_SESSIONS_MAX: usize = 128;
 pub(super) const DATA_BYTES_MAX: u64 = 512 << 20;
 
 cell_abi::limits! {
+    crate::gateway::hall {
+        /// Longest record of another machine before there is a session, in bytes.
+        ///
+        /// The connection is closed.
+        RECORD_BYTES_MAX: usize;
+    }
     crate::gateway::limits {
         /// Connections of other machines whose handshake or request has not come to its end.
         ///

@@ -25,7 +25,16 @@ pub(crate) enum ToGateway {
 pub(crate) enum FromGateway {
     /// It takes connections; these are the walls around it.
     Ready { walls: Vec<Wall> },
-    /// A peer wants a cell. Descriptor: its connection, as bytes that are no longer secret. Who it is
+    /// A peer wants something. Descriptor: its connection, as bytes that are no longer secret. Who it is
     /// follows from its proof and the session's key, which the nucleus checks itself.
-    Connect { id: u64, proof: Vec<u8>, public: Vec<u8>, cell: String },
+    Connect { id: u64, proof: Vec<u8>, public: Vec<u8>, wanted: Wanted },
+}
+
+/// What a peer may want.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Wanted {
+    /// To call a cell.
+    Cell(String),
+    /// To have a job run.
+    Job,
 }

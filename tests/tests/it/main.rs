@@ -32,6 +32,7 @@ mod postgres;
 mod prices;
 mod readiness;
 mod receipts;
+mod remote_jobs;
 mod running;
 mod schema;
 mod shared;

@@ -20,13 +20,13 @@ use serde_json::Value;
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A machine that listens for others, with cells for them.
-struct Donor {
-    nucleus: Nucleus,
-    key: String,
-    address: String,
+pub(crate) struct Donor {
+    pub(crate) nucleus: Nucleus,
+    pub(crate) key: String,
+    pub(crate) address: String,
 }
 
-fn donor(settings: &str) -> Donor {
+pub(crate) fn donor(settings: &str) -> Donor {
     let home = Home::new();
     let text = format!("[peers]\nlisten = \"127.0.0.1:0\"\n{settings}");
     fs::write(home.path().join("nucleus.toml"), text).unwrap();
@@ -41,11 +41,11 @@ fn donor(settings: &str) -> Donor {
     Donor { nucleus, key, address }
 }
 
-fn key(home: &Home) -> String {
+pub(crate) fn key(home: &Home) -> String {
     home.cell(["id", "--json"]).expect(0).json()["owner"].as_str().unwrap().to_owned()
 }
 
-fn identity(home: &Home) -> SigningKey {
+pub(crate) fn identity(home: &Home) -> SigningKey {
     key(home);
     let bytes = fs::read(home.path().join("identity")).unwrap();
     SigningKey::from_bytes(&bytes.try_into().unwrap())
@@ -65,7 +65,7 @@ impl Donor {
     }
 
     /// Lets a home call, with so much to spend.
-    fn admit(&self, home: &Home, atp: &str) -> String {
+    pub(crate) fn admit(&self, home: &Home, atp: &str) -> String {
         let key = key(home);
         self.nucleus.cell(["peer", "add", &key]).expect(0);
         self.nucleus.cell(["ledger", "grant", atp, &key]).expect(0);

@@ -153,9 +153,12 @@ fn inspect_shows_the_walls() {
         assert!(ran.stdout.contains(word), "{ran:?}");
     }
     let nucleus = Nucleus::up(&home);
-    let shown = home.cell(["inspect", "--sandbox", "--json"]).json();
-    // The worker's own, and the control group that the nucleus may have put it into.
-    assert_eq!(shown["running_worker"].as_array().unwrap().len(), WALLS.len() + 1);
+    // The worker's own, and the control group that the nucleus may have put it into. The nucleus is up a
+    // moment before its worker has told.
+    cell_tests::eventually("the worker's walls are shown", || {
+        let shown = home.cell(["inspect", "--sandbox", "--json"]).json();
+        (shown["running_worker"].as_array().unwrap().len() == WALLS.len() + 1).then_some(())
+    });
     assert!(home.cell(["inspect", "--sandbox", "x.wasm"]).code == Some(2));
     nucleus.down();
 }

@@ -1,0 +1,433 @@
+//! The process that runs one job for another machine: it takes the job from a socket, sets its budget aside
+//! in that machine's account, has a walled process run it, pays, and sends the receipt.
+//!
+//! What the socket brings is a stranger's. It is bounded, and the job itself runs as any other.
+
+use std::fs;
+use std::io::{PipeReader, PipeWriter, Read as _, Write as _, pipe};
+use std::net::Shutdown;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, bail};
+use cell_abi::{AccountId, CellHash, Fuel, NanoAtp, Status};
+use cell_host::gate::MODULE_BYTES_MAX;
+use cell_host::rates::Dimension;
+use cell_host::tape::TAPE_BYTES_MAX;
+use cell_host::{ModuleKind, Rates, Taken, price};
+use cell_ledger::{LedgerError, Payment, TransferId};
+use clap::Args;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::modules::Modules;
+use super::wire::{self, End, Kind, RECEIPT_BYTES_MAX, SPEC_BYTES_MAX, Spec};
+use crate::bank::{Bank, Held};
+use crate::cli::job_process::JobProcess;
+use crate::cli::output::escape;
+use crate::cli::run::{Ended, bill, pass_signals_on};
+use crate::cli::{Exit, Failure, Global, job_receipt};
+use crate::compile::{self, Compiled, Payer};
+use crate::config::Config;
+use crate::home::Home;
+use crate::job_worker::{JobReport, Prepare, RunJob, TapeUse, Task};
+use crate::link::ModuleFacts;
+use crate::memory_file;
+
+/// How long the other machine may be silent before its job runs.
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(20);
+
+/// How long the job and its module may take to come, and its last output and its receipt to go.
+pub(super) const TRANSFER_TIME_MAX: Duration = Duration::from_secs(600);
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Who pays.
+    payer: String,
+}
+
+/// Runs the job that comes by standard input, which is a socket.
+pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    let socket = UnixStream::from(rustix::stdio::stdin().try_clone_to_owned()?);
+    let null = fs::File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    // So far this end of the socket is as the gateway left it.
+    socket.set_nonblocking(false)?;
+    socket.set_read_timeout(Some(SILENCE_MAX))?;
+    let prepared = Arc::new(AtomicBool::new(false));
+    hurry(socket.try_clone()?, Arc::clone(&prepared))?;
+    let home = global.home()?;
+    let peer = AccountId::parse(&arguments.payer)?;
+    let out = Out(Arc::new(Mutex::new(socket.try_clone()?)));
+    let served = serve(&home, peer, &socket, &out, &prepared);
+    let (end, error) = match served {
+        Ok(end) => (end, None),
+        Err(error) => {
+            let exit = Exit::of(&error);
+            // What is the peer's doing it is told; what is this machine's it is not.
+            let told = error.downcast_ref::<Failure>().map(|failure| failure.message.clone());
+            let message = told.unwrap_or_else(|| "this machine failed; nothing is charged".into());
+            (End { exit: exit.code(), message, ran: false }, Some(error))
+        }
+    };
+    out.write(Kind::End, &serde_json::to_vec(&end)?);
+    match error {
+        Some(error) if error.downcast_ref::<Failure>().is_none() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The peer's end, for several threads. A peer that is gone is told nothing; its job was cancelled.
+#[derive(Clone)]
+struct Out(Arc<Mutex<UnixStream>>);
+
+impl Out {
+    fn write(&self, kind: Kind, content: &[u8]) -> bool {
+        wire::write(&mut *lock(&self.0), kind, content).is_ok()
+    }
+}
+
+/// A peer that sends its job, or takes its receipt, a byte at a time does not keep a place for ever.
+fn hurry(socket: UnixStream, is_done: Arc<AtomicBool>) -> anyhow::Result<()> {
+    thread::Builder::new().name("hurry".into()).spawn(move || {
+        thread::sleep(TRANSFER_TIME_MAX);
+        if !is_done.load(Relaxed) {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    })?;
+    Ok(())
+}
+
+fn serve(
+    home: &Home,
+    peer: AccountId,
+    mut socket: &UnixStream,
+    out: &Out,
+    prepared: &AtomicBool,
+) -> anyhow::Result<End> {
+    let config = Config::read(home)?;
+    let spec = receive_spec(&mut socket)?;
+    let most = config.peers.job_memory_mb_max;
+    if spec.memory_mb_max == 0 || spec.memory_mb_max > most {
+        let message = format!("a job may have 1 to {most} MiB of memory here; see --memory");
+        return Err(Failure::new(Exit::Refused, message).into());
+    }
+    let hash = CellHash::parse(&spec.module).context("the module's hash")?;
+    let process = JobProcess::start(&Prepare {
+        directories: Vec::new(),
+        require_walls: config.require_walls,
+    })?;
+    let wasm = module(home, &spec, hash, &mut socket, out)?;
+    prepared.store(true, Relaxed);
+    let mut bank = Bank::open(home)?;
+    let cache = compile::cache(home)?;
+    if cache.find(hash).is_none() {
+        out.write(Kind::Progress, b"compiling");
+    }
+    let compiled = compile::compile(&cache, &wasm, Payer::Peer(&mut bank, peer))?;
+    if compiled.info.kind != ModuleKind::Command {
+        return Err(Failure::new(Exit::Refused, "this is a cell, not a command").into());
+    }
+    let artefact = cache.find(hash).context("the artefact vanished")?;
+    let rates = config.prices.rates();
+    let held = hold(&mut bank, peer, &spec, &compiled, rates)?;
+    let job_ms_max = config.peers.job_s_max.saturating_mul(1000);
+    let running = Running {
+        spec: &spec,
+        compiled: &compiled,
+        rates,
+        started: SystemTime::now(),
+        timeout_ms: spec.timeout_ms.unwrap_or(job_ms_max).clamp(1, job_ms_max),
+    };
+    let ended = running.execute(process, held.amount.fuel_at_base_price(), &artefact, socket, out);
+    let ended = ended.inspect_err(|_| drop(bank.void(held)))?;
+    running.conclude(home, &bank, (peer, held), &ended, out)
+}
+
+fn receive_spec(socket: &mut &UnixStream) -> anyhow::Result<Spec> {
+    let mut content = Vec::new();
+    let came = wire::read(socket, &mut content);
+    let spec = match came {
+        Ok(Some(Kind::Spec)) if content.len() <= SPEC_BYTES_MAX => {
+            serde_json::from_slice::<Spec>(&content).ok()
+        }
+        _ => None,
+    };
+    spec.ok_or_else(|| Failure::new(Exit::Refused, "no job came that this machine knows").into())
+}
+
+/// The module: the one that was kept, or the one that the peer sends now.
+fn module(
+    home: &Home,
+    spec: &Spec,
+    hash: CellHash,
+    socket: &mut &UnixStream,
+    out: &Out,
+) -> anyhow::Result<Vec<u8>> {
+    let refuse = |message: &str| anyhow::Error::from(Failure::new(Exit::Refused, message));
+    let modules = Modules::open(home)?;
+    if let Some(wasm) = modules.find(hash) {
+        return Ok(wasm);
+    }
+    let length = usize::try_from(spec.module_bytes).unwrap_or(usize::MAX);
+    if length > MODULE_BYTES_MAX {
+        return Err(refuse("the module is too long"));
+    }
+    out.write(Kind::NeedModule, &[]);
+    let (mut wasm, mut content) = (Vec::new(), Vec::new());
+    while wasm.len() < length {
+        match wire::read(socket, &mut content) {
+            Ok(Some(Kind::Module)) if wasm.len() + content.len() <= length => {
+                wasm.extend_from_slice(&content);
+            }
+            _ => return Err(refuse("the module did not come")),
+        }
+    }
+    if CellHash::of(&wasm) != hash {
+        return Err(refuse("the module is not the one that was announced"));
+    }
+    modules.keep(hash, &wasm)?;
+    Ok(wasm)
+}
+
+fn hold(
+    bank: &mut Bank,
+    peer: AccountId,
+    spec: &Spec,
+    compiled: &Compiled,
+    rates: Rates,
+) -> anyhow::Result<Held> {
+    let budget = NanoAtp(spec.budget_nano_atp);
+    let start = price::start(compiled.info.memory_pages, compiled.info.data_bytes);
+    let start = NanoAtp(start.saturating_add(rates.of(Dimension::Start)));
+    let out_of_atp = |message: String| anyhow::Error::from(Failure::new(Exit::OutOfAtp, message));
+    if budget < start {
+        return Err(out_of_atp(format!(
+            "a budget of {budget} ATP does not cover the job's start, which costs {start} ATP there"
+        )));
+    }
+    let least = if spec.is_budget_given { budget } else { start };
+    match bank.hold(peer, least.max(NanoAtp(1)), budget) {
+        Ok(held) => Ok(held),
+        Err(LedgerError::InsufficientFunds { available, .. }) => Err(out_of_atp(format!(
+            "your account there has {available} ATP and the job may cost {least} ATP; lower --budget, or have its owner type: cell ledger grant 5 {peer}"
+        ))),
+        Err(error) => Err(error).context("set the budget aside"),
+    }
+}
+
+struct Running<'a> {
+    spec: &'a Spec,
+    compiled: &'a Compiled,
+    rates: Rates,
+    started: SystemTime,
+    timeout_ms: u64,
+}
+
+impl Running<'_> {
+    /// Has the process run the job, while threads carry what goes in and comes out.
+    fn execute(
+        &self,
+        mut process: JobProcess,
+        fuel: Fuel,
+        artefact: &fs::File,
+        socket: &UnixStream,
+        out: &Out,
+    ) -> anyhow::Result<Ended> {
+        let (stdin, input) = pipe()?;
+        let (output, stdout) = pipe()?;
+        let (errors, stderr) = pipe()?;
+        let fds: [BorrowedFd<'_>; 4] =
+            [stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), artefact.as_fd()];
+        // A nucleus that goes down ends this, and the job ends first and is paid.
+        let _signals = pass_signals_on(&process.child)?;
+        // The peer begins to send its input when it hears of this.
+        out.write(Kind::Progress, b"running");
+        // Where that fails the process has ended; what it said, or its end, tells why.
+        let _ = process.link.send(&Task::Job(self.job(fuel)), &fds);
+        drop((stdin, stdout, stderr));
+        let job = i32::try_from(process.child.id()).ok().and_then(Pid::from_raw);
+        let from = socket.try_clone()?;
+        from.set_read_timeout(None)?;
+        // It ends with this process: a peer may be silent for as long as its job runs.
+        thread::Builder::new().name("input".into()).spawn(move || feed(&from, input, job))?;
+        let carry = |mut from: PipeReader, kind: Kind| {
+            let out = out.clone();
+            thread::Builder::new().name("output".into()).spawn(move || {
+                let mut bytes = vec![0; wire::FRAME_BYTES_MAX];
+                while let Ok(read @ 1..) = from.read(&mut bytes) {
+                    if !out.write(kind, bytes.get(..read).unwrap_or_default()) {
+                        return;
+                    }
+                }
+            })
+        };
+        let carried = [carry(output, Kind::Output)?, carry(errors, Kind::Errors)?];
+        let reported = process.link.receive::<JobReport>(&mut Vec::new());
+        let status = process.end()?;
+        // From here on it is over with this process, or in time.
+        hurry(socket.try_clone()?, Arc::default())?;
+        for carrying in carried {
+            // The pipes have no writer any more, so they end.
+            let _ = carrying.join();
+        }
+        match reported? {
+            Some((report, fds)) => ended(report, fds, status),
+            None => bail!("the job's process ended with {status}; nothing is charged"),
+        }
+    }
+
+    fn job(&self, fuel: Fuel) -> RunJob {
+        let (spec, info) = (self.spec, &self.compiled.info);
+        RunJob {
+            hash: self.compiled.hash.to_string(),
+            facts: ModuleFacts {
+                interface: String::new(),
+                has_json: false,
+                memory_pages: info.memory_pages,
+                data_bytes: info.data_bytes,
+            },
+            arguments: spec.arguments.clone(),
+            environment: spec.environment.clone(),
+            directories: Vec::new(),
+            fuel: fuel.0,
+            memory_bytes_max: u64::from(spec.memory_mb_max) << 20,
+            timeout_ms: Some(self.timeout_ms),
+            rates: self.rates.0,
+            tape: if spec.recorded { TapeUse::Record } else { TapeUse::None },
+        }
+    }
+
+    /// Pays, and sends the receipt.
+    fn conclude(
+        &self,
+        home: &Home,
+        bank: &Bank,
+        (payer, held): (AccountId, Held),
+        ended: &Ended,
+        out: &Out,
+    ) -> anyhow::Result<End> {
+        let charge = if ended.status == Status::HostFault {
+            NanoAtp::ZERO
+        } else {
+            let extra = NanoAtp(ended.taken.charge(self.rates));
+            ended.fuel.at_base_price().checked_add(extra).context("such a charge cannot be")?
+        };
+        let payee = bank.accounts.node();
+        let transfer = TransferId::derive("cell/job/v1", &[held.id.as_bytes()]);
+        let memo = format!("job {} of {}", self.compiled.hash.short(), payer.short());
+        let payment = Payment { id: transfer, credit: payee, amount: charge, memo };
+        let payments = if charge > NanoAtp::ZERO { vec![payment] } else { Vec::new() };
+        bank.settle(held, payments).context("pay for the job")?;
+        let (program, arguments) = match self.spec.arguments.split_first() {
+            Some((program, arguments)) => (program.as_str(), arguments),
+            None => ("", [].as_slice()),
+        };
+        let facts = job_receipt::Facts {
+            compiled: self.compiled,
+            program,
+            arguments,
+            environment: &self.spec.environment,
+            directories: Vec::new(),
+            memory_bytes_max: u64::from(self.spec.memory_mb_max) << 20,
+            fuel_max: held.amount.fuel_at_base_price().0,
+            charge,
+            rates: self.rates,
+            payer,
+            payee,
+            transfer,
+            started: self.started,
+        };
+        let receipt = job_receipt::make(&facts, ended, &home.key()?).to_string();
+        if receipt.len() <= RECEIPT_BYTES_MAX {
+            out.write(Kind::Receipt, receipt.as_bytes());
+        }
+        let exit = match ended.exit_code {
+            Some(code) => Exit::Job(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
+            None if ended.status == Status::Cancelled => Exit::Job(130),
+            None => Exit::of_status(ended.status),
+        };
+        let how = match ended.exit_code {
+            Some(code) => format!("exited with {code}"),
+            None if ended.message.is_empty() => ended.status.describe().to_owned(),
+            None => format!("{}: {}", ended.status.describe(), escape(&ended.message)),
+        };
+        let message = format!("{}; {how}", bill(charge, ended.fuel, ended.taken, self.rates));
+        Ok(End { exit: exit.code(), message, ran: true })
+    }
+}
+
+/// What the job's process reported.
+fn ended(
+    report: JobReport,
+    fds: Vec<OwnedFd>,
+    status: std::process::ExitStatus,
+) -> anyhow::Result<Ended> {
+    match report {
+        JobReport::Ended {
+            exit_code,
+            status,
+            message,
+            fuel,
+            taken,
+            memory_bytes_peak,
+            stdin,
+            stdout,
+            stderr_bytes,
+            flaw,
+            ..
+        } => Ok(Ended {
+            exit_code,
+            status: Status::from_code(status).unwrap_or(Status::HostFault),
+            message,
+            fuel: Fuel(fuel),
+            taken: Taken(taken),
+            memory_bytes_peak,
+            stdin,
+            stdout,
+            stderr_bytes,
+            tape: fds
+                .into_iter()
+                .next()
+                .map(|tape| memory_file::read(tape, TAPE_BYTES_MAX as u64))
+                .transpose()?,
+            flaw,
+        }),
+        JobReport::NotStarted { message } => {
+            Err(Failure::new(Exit::Refused, format!("the job was not started: {message}")).into())
+        }
+        JobReport::Called { .. } => bail!("the job's process ended with {status}"),
+    }
+}
+
+/// Carries standard input to the job. A peer that hangs up cancels its job, which then pays for what it
+/// did.
+fn feed(mut socket: &UnixStream, input: PipeWriter, job: Option<Pid>) {
+    let (mut input, mut content) = (Some(input), Vec::new());
+    loop {
+        match wire::read(&mut socket, &mut content) {
+            Ok(Some(Kind::Input)) if content.is_empty() => input = None,
+            // A job that does not read on takes the rest as read.
+            Ok(Some(Kind::Input)) => {
+                if input.as_mut().is_some_and(|input| input.write_all(&content).is_err()) {
+                    input = None;
+                }
+            }
+            _ => {
+                if let Some(job) = job {
+                    // One that has ended needs no signal.
+                    let _ = kill_process(job, Signal::INT);
+                }
+                return;
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
