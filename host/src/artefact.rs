@@ -76,6 +76,19 @@ impl ArtefactCache {
         replace(&mac_path(&path), mac.as_bytes())
     }
 
+    /// What this module's artefact takes of the disk; 0 if there is none.
+    pub fn bytes(&self, hash: CellHash) -> u64 {
+        fs::metadata(self.path(hash)).map_or(0, |about| about.len())
+    }
+
+    /// Drops an artefact; who needs it compiles the module again.
+    pub fn forget(&self, hash: CellHash) {
+        let path = self.path(hash);
+        // What somebody else has just dropped is dropped.
+        let _ = fs::remove_file(mac_path(&path));
+        let _ = fs::remove_file(path);
+    }
+
     /// What the compiler refused this module for, if this version of this host remembers it.
     pub fn refused(&self, hash: CellHash) -> Option<Refused> {
         let file = self.path(hash).with_extension(REFUSED);

@@ -58,7 +58,7 @@ pub(crate) struct Listening {
     pub(crate) jobs: bool,
     /// Memory that one of those may have, in MiB: 1 to 4096. Default 256.
     pub(crate) job_memory_mb_max: u32,
-    /// How long one may take, in seconds: 1 to 2,592,000. Default 3600.
+    /// How long one may take, in seconds: 1 to 80,000, less than a hold lasts. Default 3600.
     pub(crate) job_s_max: u64,
 }
 
@@ -162,8 +162,8 @@ impl Config {
         );
         let seconds = config.peers.job_s_max;
         anyhow::ensure!(
-            (1..=30 * 24 * 3600).contains(&seconds),
-            "peers.job_s_max = {seconds} must be between 1 and 2592000"
+            (1..=80_000).contains(&seconds),
+            "peers.job_s_max = {seconds} must be between 1 and 80000"
         );
         let cores = config.worker.cores_max.unwrap_or(1.0);
         anyhow::ensure!(

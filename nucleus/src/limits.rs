@@ -112,7 +112,7 @@ cell_abi::limits! {
         ///
         /// It ends as one that timed out, and pays for what it did.
         ///
-        /// Changed in `nucleus.toml`: `peers.job_s_max`, 1 to 2,592,000.
+        /// Changed in `nucleus.toml`: `peers.job_s_max`, 1 to 80,000.
         JOB_S_MAX: u64;
     }
     crate::link::records {

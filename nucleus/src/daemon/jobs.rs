@@ -15,10 +15,19 @@ pub(super) const JOBS_MAX: usize = 4;
 /// Jobs of one other machine at once.
 pub(super) const JOBS_PER_PEER_MAX: usize = 2;
 
+/// Jobs of those machines that nobody has named, at once; each may have one.
+pub(super) const STRANGER_JOBS_MAX: usize = 2;
+
 /// Those that run.
 pub(super) struct Jobs {
     home: Home,
-    running: Vec<(AccountId, Child)>,
+    running: Vec<Running>,
+}
+
+struct Running {
+    peer: AccountId,
+    is_known: bool,
+    child: Child,
 }
 
 impl Jobs {
@@ -27,15 +36,24 @@ impl Jobs {
     }
 
     /// Starts a process that takes a peer's job from this connection; or says why not.
-    pub(super) fn start(&mut self, peer: AccountId, connection: OwnedFd) -> Result<(), String> {
+    pub(super) fn start(
+        &mut self,
+        (peer, is_known): (AccountId, bool),
+        connection: OwnedFd,
+    ) -> Result<(), String> {
         self.reap();
-        let of_peer = self.running.iter().filter(|(other, _)| *other == peer).count();
-        if self.running.len() >= JOBS_MAX || of_peer >= JOBS_PER_PEER_MAX {
+        let of_peer = self.running.iter().filter(|running| running.peer == peer).count();
+        let of_strangers = self.running.iter().filter(|running| !running.is_known).count();
+        let fits = match is_known {
+            true => of_peer < JOBS_PER_PEER_MAX,
+            false => of_peer == 0 && of_strangers < STRANGER_JOBS_MAX,
+        };
+        if !fits || self.running.len() >= JOBS_MAX {
             return Err("too many jobs run here already; try again later".into());
         }
         match self.spawn(peer, connection) {
             Ok(child) => {
-                self.running.push((peer, child));
+                self.running.push(Running { peer, is_known, child });
                 Ok(())
             }
             Err(error) => {
@@ -57,12 +75,12 @@ impl Jobs {
 
     /// Forgets those that have ended.
     pub(super) fn reap(&mut self) {
-        self.running.retain_mut(|(_, child)| matches!(child.try_wait(), Ok(None)));
+        self.running.retain_mut(|running| matches!(running.child.try_wait(), Ok(None)));
     }
 
     /// Has every job end, and pay for what it did.
     pub(super) fn shut_down(&self) {
-        for (_, child) in &self.running {
+        for Running { child, .. } in &self.running {
             if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
                 // One that has ended needs no signal.
                 let _ = kill_process(pid, Signal::TERM);
@@ -79,7 +97,7 @@ impl Jobs {
 
 impl Drop for Jobs {
     fn drop(&mut self) {
-        for (_, child) in &mut self.running {
+        for Running { child, .. } in &mut self.running {
             // It has ended, or does not end; its hold is void with it.
             let _ = child.kill();
             let _ = child.wait();

@@ -32,6 +32,10 @@ cell_abi::limits! {
         ///
         /// One more is refused, with the reason.
         JOBS_PER_PEER_MAX: usize;
+        /// Jobs of machines that `cell peer add` has not named, at once; each of them may have one.
+        ///
+        /// One more is refused, with the reason.
+        STRANGER_JOBS_MAX: usize;
     }
     crate::daemon::own_log {
         /// Size of `nucleus.log`, in bytes.

@@ -331,10 +331,11 @@ impl Nucleus {
         let cell = match wanted {
             Wanted::Cell(cell) => cell,
             Wanted::Job => {
-                return gateway
-                    .serves_jobs()
-                    .and_then(|()| self.jobs.start(peer, connection))
-                    .map(|()| is_known);
+                gateway.serves_jobs()?;
+                if !self.holds.can_pay(peer) {
+                    return Err(format!("the account {peer} has nothing to spend on this machine"));
+                }
+                return self.jobs.start((peer, is_known), connection).map(|()| is_known);
             }
         };
         self.cells.serves_peers(&cell)?;

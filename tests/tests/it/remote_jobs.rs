@@ -46,6 +46,15 @@ const CAT: &str = r#"(module
 const SPIN: &str = r#"(module (memory (export "memory") 1)
     (func (export "_start") (loop $again (br $again))))"#;
 
+/// Waits for an hour.
+const WAIT: &str = r#"(module
+    (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+    (memory (export "memory") 1)
+    (func (export "_start")
+        (i32.store (i32.const 16) (i32.const 1))
+        (i64.store (i32.const 24) (i64.const 3600000000000))
+        (drop (call $poll (i32.const 0) (i32.const 100) (i32.const 1) (i32.const 200)))))"#;
+
 /// A machine that runs jobs, one that has some, and a place for files.
 struct Two {
     donor: Donor,
@@ -174,13 +183,18 @@ fn either_side_may_go_away() {
     slow.expect(124);
     let before = two.spent();
     assert!(before > 0);
+    let wait = two.module("wait", WAIT);
+    let wait = wait.to_str().unwrap();
+    // More input than the way there can hold, for a job that reads nothing of it.
+    let input = two.place.path().join("input");
+    fs::write(&input, vec![b'x'; 20 << 20]).unwrap();
     let start = || {
-        let mut command = two.home.command(["run", "--on", "den", "--budget", "20", spin]);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut command = two.home.command(["run", "--on", "den", "--budget", "20", wait]);
+        command.stdin(fs::File::open(&input).unwrap()).stdout(Stdio::null()).stderr(Stdio::piped());
         let child = command.spawn().unwrap();
-        eventually("the job runs", || {
-            let job = two.jobs().into_iter().next()?;
-            job.children().into_iter().find(|child| child.ticks() > 3)
+        eventually("the job's budget is set aside", || {
+            let ran = two.donor.nucleus.cell(["ledger", "balance", &two.account, "--json"]);
+            (ran.json()["accounts"][0]["held_nano_atp"] == 20_000_000_000_u64).then_some(())
         });
         child
     };

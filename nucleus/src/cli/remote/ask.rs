@@ -6,8 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use cell_abi::CellHash;
+use cell_abi::{AccountId, CellHash};
 use cell_peer::Request;
+use serde_json::{Value, json};
 
 use super::wire::{self, End, Kind, RECEIPT_BYTES_MAX, SPEC_BYTES_MAX, Spec};
 use crate::cli::output::escape;
@@ -60,13 +61,9 @@ pub(crate) fn run(home: &Home, asked: Asked<'_>, output: &Output) -> anyhow::Res
         .map_err(|error| Failure::new(Exit::Usage, format!("--on: {error:#}")))?;
     let mut socket = machine.connect(home, &Request::Job, DIAL_TIME_MAX)?;
     wire::write(&mut socket, Kind::Spec, &text).context("send the job")?;
-    let (end, receipt) = converse(&mut socket, asked.wasm, output)?;
+    let Said { end, receipt, output: said } = converse(&mut socket, asked.wasm, output)?;
     if let Some(receipt) = &receipt {
-        if receipt["node"] != machine.peer.to_string().as_str() || !job_receipt::is_signed(receipt)
-        {
-            let message = "the receipt is not signed by the machine that ran the job";
-            return Err(Failure::new(Exit::NucleusFault, message).into());
-        }
+        check(receipt, &spec, machine.peer, home, &said)?;
         if output.json() {
             output.machine_note(receipt);
         }
@@ -80,20 +77,61 @@ pub(crate) fn run(home: &Home, asked: Asked<'_>, output: &Output) -> anyhow::Res
         return Err(Failure::new(Exit::Job(end.exit), message).into());
     }
     output.note(&escape(&end.message));
+    if spec.recorded && receipt.is_none() {
+        let message = "the other machine sent no receipt";
+        return Err(Failure::new(Exit::NucleusFault, message).into());
+    }
     Ok(Exit::Job(end.exit))
 }
 
+/// What the other machine said.
+struct Said {
+    end: End,
+    receipt: Option<Value>,
+    /// BLAKE3 of all output that came.
+    output: String,
+}
+
+/// Whether the receipt is of this job, and within what was agreed to: another one may be signed as well.
+fn check(
+    receipt: &Value,
+    spec: &Spec,
+    node: AccountId,
+    home: &Home,
+    output: &str,
+) -> anyhow::Result<()> {
+    let payer = AccountId::from_bytes(home.key()?.verifying_key().to_bytes());
+    let arguments = spec.arguments.get(1..).unwrap_or_default();
+    let charge = receipt["charge_nano_atp"].as_u64();
+    let rerun = &receipt["rerun"];
+    let fits = [
+        ("node", receipt["node"] == node.to_string().as_str()),
+        ("signature", job_receipt::is_signed(receipt)),
+        ("payer", receipt["payer"] == payer.to_string().as_str()),
+        ("module", receipt["cell_hash"] == spec.module.as_str()),
+        ("charge", charge.is_some_and(|charge| charge <= spec.budget_nano_atp)),
+        ("output", receipt["output_hash"] == output),
+        ("arguments", rerun.is_null() || rerun["arguments"] == json!(arguments)),
+        ("variables", rerun.is_null() || rerun["environment"] == json!(spec.environment)),
+    ];
+    match fits.into_iter().find(|(_, fits)| !fits) {
+        None => Ok(()),
+        Some((what, _)) => {
+            let message =
+                format!("the receipt that came is not of this job: its {what} is another");
+            Err(Failure::new(Exit::NucleusFault, message).into())
+        }
+    }
+}
+
 /// Goes on until the other machine has said how it ended.
-fn converse(
-    socket: &mut UnixStream,
-    wasm: &[u8],
-    output: &Output,
-) -> anyhow::Result<(End, Option<serde_json::Value>)> {
+fn converse(socket: &mut UnixStream, wasm: &[u8], output: &Output) -> anyhow::Result<Said> {
     let lost = || {
         let message = "the connection was lost; what the job did until then is charged there";
         anyhow::Error::from(Failure::new(Exit::NucleusFault, message))
     };
-    let (mut content, mut receipt, mut fed) = (Vec::new(), Vec::new(), false);
+    let (mut content, mut receipt) = (Vec::new(), Vec::new());
+    let (mut was_sent, mut fed, mut hasher) = (false, false, blake3::Hasher::new());
     let bar = output.progress("sending the job");
     loop {
         let kind = wire::read(socket, &mut content).map_err(|_| lost())?.ok_or_else(lost)?;
@@ -103,12 +141,16 @@ fn converse(
             feed(socket.try_clone()?)?;
         }
         match kind {
-            Kind::NeedModule => {
+            Kind::NeedModule if !was_sent && !fed => {
+                was_sent = true;
                 wire::write(socket, Kind::Module, wasm).map_err(|_| lost())?;
             }
+            // It only says that it is there.
+            Kind::Progress if content.is_empty() => {}
             Kind::Progress => bar.set_message(escape(&String::from_utf8_lossy(&content))),
             Kind::Output => {
                 bar.finish_and_clear();
+                hasher.update(&content);
                 output.bytes(&content)?;
             }
             Kind::Errors => {
@@ -128,9 +170,10 @@ fn converse(
                     true => None,
                     false => Some(serde_json::from_slice(&receipt).map_err(|_| lost())?),
                 };
-                return Ok((end, receipt));
+                let output = hasher.finalize().to_string();
+                return Ok(Said { end, receipt, output });
             }
-            Kind::Spec | Kind::Module | Kind::Input => return Err(lost()),
+            Kind::NeedModule | Kind::Spec | Kind::Module | Kind::Input => return Err(lost()),
         }
     }
 }
@@ -149,4 +192,65 @@ fn feed(mut socket: UnixStream) -> anyhow::Result<()> {
         }
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use cell_ledger::signed;
+    use ed25519_dalek::SigningKey;
+
+    use super::*;
+
+    /// A machine that sends somebody else's receipt, an old one, or one for more than was agreed to.
+    #[test]
+    fn only_its_own_receipt_will_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::locate(Some(directory.path().to_owned())).unwrap();
+        let payer = AccountId::from_bytes(home.key().unwrap().verifying_key().to_bytes());
+        let key = SigningKey::from_bytes(&[7; 32]);
+        let node = signed::node(&key);
+        let spec = Spec {
+            module: "ab".repeat(32),
+            module_bytes: 1,
+            arguments: vec!["job.wasm".into(), "a".into()],
+            environment: Vec::new(),
+            memory_mb_max: 1,
+            budget_nano_atp: 100,
+            is_budget_given: true,
+            timeout_ms: None,
+            recorded: true,
+        };
+        let said = |pointer: &str, value: Value| {
+            let mut receipt = json!({
+                "node": node.to_string(), "payer": payer.to_string(), "cell_hash": spec.module,
+                "charge_nano_atp": 100, "output_hash": "out",
+                "rerun": { "arguments": ["a"], "environment": [] },
+            });
+            if let Some(place) = receipt.pointer_mut(pointer) {
+                *place = value;
+            }
+            receipt["signature"] = json!(signed::sign("cell/job-receipt/v1", &receipt, &key));
+            check(&receipt, &spec, node, &home, "out").map_err(|error| error.to_string())
+        };
+        assert_eq!(
+            said("", json!({})),
+            Err("the receipt that came is not of this job: its node is another".into())
+        );
+        assert_eq!(said("/nothing", json!(0)), Ok(()));
+        for (pointer, value, expect) in [
+            ("/node", json!("cd".repeat(32)), "node"),
+            ("/payer", json!("cd".repeat(32)), "payer"),
+            ("/cell_hash", json!("cd".repeat(32)), "module"),
+            ("/charge_nano_atp", json!(101), "charge"),
+            ("/output_hash", json!("other"), "output"),
+            ("/rerun/arguments", json!(["b"]), "arguments"),
+            ("/rerun/environment", json!([["A", "b"]]), "variables"),
+        ] {
+            let told = said(pointer, value).unwrap_err();
+            assert!(told.contains(&format!("its {expect} is")), "{pointer}: {told}");
+        }
+        let unsigned = json!({ "node": node.to_string(), "signature": "00" });
+        let told = check(&unsigned, &spec, node, &home, "out").unwrap_err().to_string();
+        assert!(told.contains("its signature is"), "{told}");
+    }
 }

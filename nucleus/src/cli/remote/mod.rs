@@ -44,12 +44,21 @@ mod limits {
             ///
             /// The connection is closed; a job that has not begun is not charged.
             TRANSFER_TIME_MAX: Duration;
+            /// How long such a job may take to end when its time is over.
+            ///
+            /// It is killed, and nothing is charged.
+            STOP_TIME_MAX: Duration;
         }
         crate::cli::remote::modules {
-            /// Modules of other machines that are kept for their next job, in bytes.
+            /// Modules of other machines that are kept for their next job, with what they were compiled to, in
+            /// bytes.
             ///
             /// Those that were used longest ago are dropped, and sent again when they are needed.
             MODULES_BYTES_MAX: u64;
+            /// How many of them are kept.
+            ///
+            /// The same.
+            MODULES_MAX: usize;
         }
     }
 }

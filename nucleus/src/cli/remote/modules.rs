@@ -1,17 +1,23 @@
 //! Modules that other machines sent, kept by their hash for the next job.
 
 use std::fs;
+use std::io;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
 use anyhow::Context as _;
 use cell_abi::CellHash;
+use cell_host::ArtefactCache;
 use cell_host::gate::MODULE_BYTES_MAX;
 
 use crate::home::{Home, read_file};
 
-/// What is kept, in bytes.
+/// What is kept, with what it was compiled to, in bytes.
 pub(super) const MODULES_BYTES_MAX: u64 = 1 << 30;
+/// How many are kept.
+pub(super) const MODULES_MAX: usize = 1024;
+/// What the smallest file takes of a disk.
+const BLOCK_BYTES: u64 = 4096;
 
 /// The directory that they are in.
 pub(super) struct Modules(PathBuf);
@@ -37,29 +43,42 @@ impl Modules {
         Some(wasm)
     }
 
-    /// Keeps a module, and drops others if there are too many.
-    pub(super) fn keep(&self, hash: CellHash, wasm: &[u8]) -> anyhow::Result<()> {
+    /// Keeps a module that was compiled, and drops others, with what they were compiled to, if there are
+    /// too many.
+    pub(super) fn keep(
+        &self,
+        hash: CellHash,
+        wasm: &[u8],
+        cache: &ArtefactCache,
+    ) -> anyhow::Result<()> {
         let path = self.path(hash);
         let beside = path.with_extension(format!("{}.new", std::process::id()));
         fs::write(&beside, wasm)
             .and_then(|()| fs::rename(&beside, &path))
             .with_context(|| format!("write {}", path.display()))?;
-        let mut all: Vec<_> = fs::read_dir(&self.0)?
-            .filter_map(|entry| {
-                let entry = entry.ok()?;
-                let about = entry.metadata().ok()?;
-                Some((about.modified().ok()?, about.len(), entry.path()))
-            })
-            .collect();
-        all.sort();
-        let mut bytes: u64 = all.iter().map(|(_, bytes, _)| bytes).sum();
-        for (_, length, path) in all {
-            if bytes <= MODULES_BYTES_MAX {
+        let about = |entry: io::Result<fs::DirEntry>| {
+            let entry = entry.ok()?;
+            let about = entry.metadata().ok()?;
+            let path = entry.path();
+            let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            let hash = CellHash::parse(name).ok();
+            let compiled = hash.map_or(0, |hash| cache.bytes(hash));
+            // A small file takes a block as well.
+            let bytes = about.len().max(BLOCK_BYTES).saturating_add(compiled);
+            Some((about.modified().ok()?, bytes, path, hash))
+        };
+        let mut all: Vec<_> = fs::read_dir(&self.0)?.filter_map(about).collect();
+        all.sort_by_key(|(modified, ..)| *modified);
+        let (mut bytes, mut count) =
+            (all.iter().map(|(_, bytes, ..)| bytes).sum::<u64>(), all.len());
+        for (_, length, path, hash) in all {
+            if bytes <= MODULES_BYTES_MAX && count <= MODULES_MAX {
                 break;
             }
             // Another job may have dropped it already.
             let _ = fs::remove_file(path);
-            bytes -= length;
+            hash.into_iter().for_each(|hash| cache.forget(hash));
+            (bytes, count) = (bytes - length, count - 1);
         }
         Ok(())
     }

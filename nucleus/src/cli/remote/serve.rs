@@ -43,6 +43,12 @@ pub(super) const SILENCE_MAX: Duration = Duration::from_secs(20);
 /// How long the job and its module may take to come, and its last output and its receipt to go.
 pub(super) const TRANSFER_TIME_MAX: Duration = Duration::from_secs(600);
 
+/// How long a job may take to end when its time is over, before it is killed and not paid.
+pub(super) const STOP_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// How often a peer hears that its job still runs.
+const BEAT: Duration = Duration::from_secs(5);
+
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Who pays.
@@ -121,7 +127,11 @@ fn serve(
         directories: Vec::new(),
         require_walls: config.require_walls,
     })?;
-    let wasm = module(home, &spec, hash, &mut socket, out)?;
+    let modules = Modules::open(home)?;
+    let (wasm, is_new) = match modules.find(hash) {
+        Some(wasm) => (wasm, false),
+        None => (receive_module(&spec, hash, &mut socket, out)?, true),
+    };
     prepared.store(true, Relaxed);
     let mut bank = Bank::open(home)?;
     let cache = compile::cache(home)?;
@@ -131,6 +141,10 @@ fn serve(
     let compiled = compile::compile(&cache, &wasm, Payer::Peer(&mut bank, peer))?;
     if compiled.info.kind != ModuleKind::Command {
         return Err(Failure::new(Exit::Refused, "this is a cell, not a command").into());
+    }
+    if is_new {
+        // It has been paid for, so what is kept was.
+        modules.keep(hash, &wasm, &cache)?;
     }
     let artefact = cache.find(hash).context("the artefact vanished")?;
     let rates = config.prices.rates();
@@ -160,19 +174,14 @@ fn receive_spec(socket: &mut &UnixStream) -> anyhow::Result<Spec> {
     spec.ok_or_else(|| Failure::new(Exit::Refused, "no job came that this machine knows").into())
 }
 
-/// The module: the one that was kept, or the one that the peer sends now.
-fn module(
-    home: &Home,
+/// The module that the peer sends when it is asked to.
+fn receive_module(
     spec: &Spec,
     hash: CellHash,
     socket: &mut &UnixStream,
     out: &Out,
 ) -> anyhow::Result<Vec<u8>> {
     let refuse = |message: &str| anyhow::Error::from(Failure::new(Exit::Refused, message));
-    let modules = Modules::open(home)?;
-    if let Some(wasm) = modules.find(hash) {
-        return Ok(wasm);
-    }
     let length = usize::try_from(spec.module_bytes).unwrap_or(usize::MAX);
     if length > MODULE_BYTES_MAX {
         return Err(refuse("the module is too long"));
@@ -190,7 +199,6 @@ fn module(
     if CellHash::of(&wasm) != hash {
         return Err(refuse("the module is not the one that was announced"));
     }
-    modules.keep(hash, &wasm)?;
     Ok(wasm)
 }
 
@@ -250,11 +258,19 @@ impl Running<'_> {
         // Where that fails the process has ended; what it said, or its end, tells why.
         let _ = process.link.send(&Task::Job(self.job(fuel)), &fds);
         drop((stdin, stdout, stderr));
-        let job = i32::try_from(process.child.id()).ok().and_then(Pid::from_raw);
+        let job = Job::of(&process);
         let from = socket.try_clone()?;
         from.set_read_timeout(None)?;
-        // It ends with this process: a peer may be silent for as long as its job runs.
-        thread::Builder::new().name("input".into()).spawn(move || feed(&from, input, job))?;
+        // These end with this process: a peer may be silent for as long as its job runs.
+        let (fed, beaten, watched) = (job.clone(), job.clone(), job.clone());
+        thread::Builder::new().name("input".into()).spawn(move || feed(&from, input, &fed))?;
+        let beats = out.clone();
+        thread::Builder::new().name("beat".into()).spawn(move || beat(&beats, &beaten))?;
+        let patience = Duration::from_millis(self.timeout_ms) + STOP_TIME_MAX;
+        thread::Builder::new().name("watch".into()).spawn(move || {
+            thread::sleep(patience);
+            watched.signal(Signal::KILL);
+        })?;
         let carry = |mut from: PipeReader, kind: Kind| {
             let out = out.clone();
             thread::Builder::new().name("output".into()).spawn(move || {
@@ -268,6 +284,8 @@ impl Running<'_> {
         };
         let carried = [carry(output, Kind::Output)?, carry(errors, Kind::Errors)?];
         let reported = process.link.receive::<JobReport>(&mut Vec::new());
+        // Its number may be another process' as soon as it has ended.
+        job.is_over();
         let status = process.end()?;
         // From here on it is over with this process, or in time.
         hurry(socket.try_clone()?, Arc::default())?;
@@ -404,9 +422,43 @@ fn ended(
     }
 }
 
+/// The job's process, for those who may end it.
+#[derive(Clone)]
+struct Job(Arc<Mutex<Option<Pid>>>);
+
+impl Job {
+    fn of(process: &JobProcess) -> Self {
+        let pid = i32::try_from(process.child.id()).ok().and_then(Pid::from_raw);
+        Self(Arc::new(Mutex::new(pid)))
+    }
+
+    /// Sends it a signal, if it has not been waited for.
+    fn signal(&self, signal: Signal) {
+        if let Some(pid) = *lock(&self.0) {
+            // One that has just ended needs none.
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    fn is_over(&self) {
+        *lock(&self.0) = None;
+    }
+}
+
+/// Says something to the peer now and then: one that is gone is found out even while nothing else is read
+/// or written, and its job is cancelled.
+fn beat(out: &Out, job: &Job) {
+    loop {
+        thread::sleep(BEAT);
+        if !out.write(Kind::Progress, &[]) {
+            return job.signal(Signal::INT);
+        }
+    }
+}
+
 /// Carries standard input to the job. A peer that hangs up cancels its job, which then pays for what it
 /// did.
-fn feed(mut socket: &UnixStream, input: PipeWriter, job: Option<Pid>) {
+fn feed(mut socket: &UnixStream, input: PipeWriter, job: &Job) {
     let (mut input, mut content) = (Some(input), Vec::new());
     loop {
         match wire::read(&mut socket, &mut content) {
@@ -417,13 +469,7 @@ fn feed(mut socket: &UnixStream, input: PipeWriter, job: Option<Pid>) {
                     input = None;
                 }
             }
-            _ => {
-                if let Some(job) = job {
-                    // One that has ended needs no signal.
-                    let _ = kill_process(job, Signal::INT);
-                }
-                return;
-            }
+            _ => return job.signal(Signal::INT),
         }
     }
 }
