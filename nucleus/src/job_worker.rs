@@ -117,11 +117,7 @@ pub(crate) enum JobReport {
 
 /// Runs the job that comes over the link, and reports.
 pub(crate) fn run() -> anyhow::Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-    walls::close_inherited_descriptors()?;
-    let link = Link::from_fd(rustix::stdio::stdin().try_clone_to_owned().context("take the link")?);
-    let null = std::fs::File::open("/dev/null")?;
-    rustix::stdio::dup2_stdin(&null)?;
+    let link = Link::of_child().context("take the link")?;
     let Some((prepare, _)) = link.receive::<Prepare>(&mut Vec::new())? else {
         bail!("no job came");
     };

@@ -98,10 +98,8 @@ impl Handshake {
         } else {
             Vec::new()
         };
-        let hash = self.noise.get_handshake_hash().try_into();
-        let hash = hash.map_err(|_| PeerError::Host("a hash of another length".into()))?;
         Ok(Step::Done(
-            Session::new(self.noise.into_transport_mode()?, peer, (payload, public), hash),
+            Session::new(self.noise.into_transport_mode()?, peer, (payload, public)),
             last,
         ))
     }

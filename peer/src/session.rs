@@ -18,7 +18,6 @@ pub struct Session {
     peer: AccountId,
     /// The peer's proof, and the public key that it is for.
     shown: Box<(Vec<u8>, Vec<u8>)>,
-    hash: [u8; 32],
     sent: u64,
     received: u64,
     is_over: bool,
@@ -34,14 +33,9 @@ pub enum Opened {
 }
 
 impl Session {
-    pub(crate) fn new(
-        noise: TransportState,
-        peer: AccountId,
-        shown: (Vec<u8>, Vec<u8>),
-        hash: [u8; 32],
-    ) -> Self {
+    pub(crate) fn new(noise: TransportState, peer: AccountId, shown: (Vec<u8>, Vec<u8>)) -> Self {
         let (noise, shown) = (Box::new(noise), Box::new(shown));
-        Self { noise, peer, shown, hash, sent: 0, received: 0, is_over: false }
+        Self { noise, peer, shown, sent: 0, received: 0, is_over: false }
     }
 
     /// What the peer showed of itself: its proof, and the key of the session that it is for. Anybody can
@@ -53,11 +47,6 @@ impl Session {
     /// Who is at the other end.
     pub const fn peer(&self) -> AccountId {
         self.peer
-    }
-
-    /// Tells this session from every other one; the same on both sides.
-    pub const fn hash(&self) -> &[u8; 32] {
-        &self.hash
     }
 
     /// Appends these bytes as records.

@@ -13,7 +13,7 @@ use cell_ledger::signed::{self, hex};
 use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
 
-use super::run::Ended;
+use super::job_end::Ended;
 use crate::compile::Compiled;
 use crate::prices::rates_of;
 

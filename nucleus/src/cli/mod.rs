@@ -10,6 +10,7 @@ mod dev;
 mod exit;
 mod figures;
 mod inspect;
+mod job_end;
 mod job_process;
 mod job_receipt;
 mod ledger;

@@ -3,7 +3,6 @@
 //! It needs no nucleus: it sets the budget aside in the ledger itself, runs the job in a process of
 //! its own, pays what was burned, and gives back the rest.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -13,25 +12,21 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use cell_abi::{CellHash, Fuel, NanoAtp, Status};
-use cell_host::rates::Dimension;
-use cell_host::tape::TAPE_BYTES_MAX;
-use cell_host::{ModuleKind, Rates, Sandbox, Taken, gate, price};
-use cell_ledger::{LedgerError, Payment, TransferId};
+use cell_host::{ModuleKind, Rates, Sandbox, gate, price};
 use clap::Args;
 use ed25519_dalek::SigningKey;
 use serde_json::json;
 
 use super::call::{Budget, seconds};
+use super::job_end::{Ended, Terms};
 use super::job_process::JobProcess;
-use super::output::escape;
-use super::{Exit, Failure, Global, Output, job_receipt, remote};
+use super::{Exit, Failure, Global, Output, remote};
 use crate::bank::{Bank, Held};
 use crate::compile::{self, Compiled, Payer};
 use crate::config::Config;
 use crate::home::Home;
 use crate::job_worker::{JobReport, Prepare, RunJob, TapeUse, Task};
 use crate::link::ModuleFacts;
-use crate::memory_file;
 use crate::prices::Prices;
 
 /// The budget of who names none: about ten seconds of plain arithmetic.
@@ -148,7 +143,13 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
     }
     let receipt = arguments.receipt.as_ref().map(create).transpose()?;
     let artefact = cache.find(compiled.hash).context("the artefact vanished")?;
-    let held = hold(&mut bank, arguments, &compiled, rates)?;
+    let budget = arguments.budget.fuel_or(BUDGET_DEFAULT).at_base_price();
+    let called = program(&arguments.module);
+    let held = terms(arguments, &called, &compiled, rates, &bank).hold(
+        &mut bank,
+        (budget, arguments.budget.is_given()),
+        "see `cell ledger grant`",
+    )?;
     let mut run = Run {
         arguments,
         compiled: &compiled,
@@ -160,7 +161,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
     };
     let report = run.execute(process, held.amount.fuel_at_base_price(), &artefact);
     let report = report.inspect_err(|_| drop(bank.void(held)))?;
-    run.conclude(&bank, held, report, &home.key()?, output)
+    run.conclude(&bank, held, &report, &home.key()?, output)
 }
 
 /// What a run would cost: all that can be known before it runs. Nothing is set aside or written.
@@ -216,36 +217,6 @@ fn directories(arguments: &Arguments) -> anyhow::Result<Vec<(PathBuf, String, bo
     arguments.dir.iter().map(resolve).collect()
 }
 
-/// Sets the budget aside.
-fn hold(
-    bank: &mut Bank,
-    arguments: &Arguments,
-    compiled: &Compiled,
-    rates: Rates,
-) -> anyhow::Result<Held> {
-    let budget = arguments.budget.fuel_or(BUDGET_DEFAULT).at_base_price();
-    let start = price::start(compiled.info.memory_pages, compiled.info.data_bytes);
-    let start = NanoAtp(start.saturating_add(rates.of(Dimension::Start)));
-    let out_of_atp = |message: String| anyhow::Error::from(Failure::new(Exit::OutOfAtp, message));
-    if budget < start {
-        return Err(out_of_atp(format!(
-            "a budget of {budget} ATP does not cover the job's start, which costs {start} ATP"
-        )));
-    }
-    // Who names a budget gets it or nothing; the default is cut to what there is.
-    let least = if arguments.budget.is_given() { budget } else { start };
-    match bank.hold(bank.accounts.owner, least.max(NanoAtp(1)), budget) {
-        Ok(held) => Ok(held),
-        Err(LedgerError::InsufficientFunds { available, .. }) => Err(out_of_atp(format!(
-            "the account has {available} ATP and the job may cost {least} ATP; lower --budget, or see `cell ledger grant`"
-        ))),
-        Err(error) => Err(error).context("set the budget aside"),
-    }
-}
-
-/// What the job's process says, and the tape if the job was recorded.
-type Reported = (JobReport, Option<OwnedFd>);
-
 struct Run<'a> {
     arguments: &'a Arguments,
     compiled: &'a Compiled,
@@ -255,22 +226,6 @@ struct Run<'a> {
     started: SystemTime,
     /// Open before anything runs: a job that was paid must not lose its receipt to a wrong path.
     receipt: Option<fs::File>,
-}
-
-/// What the job's process reported.
-pub(super) struct Ended {
-    pub(super) exit_code: Option<u32>,
-    pub(super) status: Status,
-    pub(super) message: String,
-    pub(super) fuel: Fuel,
-    pub(super) taken: Taken,
-    pub(super) memory_bytes_peak: u64,
-    pub(super) stdin: (u64, String),
-    pub(super) stdout: (u64, String),
-    pub(super) stderr_bytes: u64,
-    /// What it learned from outside, if that was recorded, or why that does not suffice.
-    pub(super) tape: Option<Vec<u8>>,
-    pub(super) flaw: Option<String>,
 }
 
 impl Run<'_> {
@@ -290,59 +245,19 @@ impl Run<'_> {
         let _ = process.link.send(&Task::Job(self.job(fuel)), &fds);
         let reported = self.wait(&mut process);
         let status = process.end()?;
-        match reported? {
-            Some((
-                JobReport::Ended {
-                    exit_code,
-                    status,
-                    message,
-                    fuel,
-                    taken,
-                    memory_bytes_peak,
-                    stdin,
-                    stdout,
-                    stderr_bytes,
-                    flaw,
-                    ..
-                },
-                tape,
-            )) => Ok(Ended {
-                exit_code,
-                status: Status::from_code(status).unwrap_or(Status::HostFault),
-                message,
-                fuel: Fuel(fuel),
-                taken: Taken(taken),
-                memory_bytes_peak,
-                stdin,
-                stdout,
-                stderr_bytes,
-                tape: tape
-                    .map(|tape| memory_file::read(tape, TAPE_BYTES_MAX as u64))
-                    .transpose()?,
-                flaw,
-            }),
-            Some((JobReport::NotStarted { message }, _)) => {
-                Err(Failure::new(Exit::Refused, format!("the job was not started: {message}"))
-                    .into())
-            }
-            Some((JobReport::Called { .. }, _)) | None => {
-                let message = format!("the job's process ended with {status}; nothing is charged");
-                Err(Failure::new(Exit::NucleusFault, message).into())
-            }
-        }
+        Ended::read(reported?, status)
     }
 
-    fn wait(&self, process: &mut JobProcess) -> anyhow::Result<Option<Reported>> {
-        let with_tape = |(report, fds): (JobReport, Vec<OwnedFd>)| (report, fds.into_iter().next());
+    fn wait(&self, process: &mut JobProcess) -> anyhow::Result<Option<(JobReport, Vec<OwnedFd>)>> {
         let Some(timeout) = self.timeout else {
-            return Ok(process.link.receive(&mut Vec::new())?.map(with_tape));
+            return Ok(process.link.receive(&mut Vec::new())?);
         };
         // The job's process keeps the time; if it fails to, it is ended from here.
         let reader = process.link.try_clone()?;
         let (sender, receiver) = std::sync::mpsc::channel();
         std::thread::spawn(move || drop(sender.send(reader.receive::<JobReport>(&mut Vec::new()))));
         match receiver.recv_timeout(timeout + Duration::from_secs(5)) {
-            Ok(received) => Ok(received?.map(with_tape)),
+            Ok(received) => Ok(received?),
             Err(_) => {
                 process.child.kill()?;
                 Err(Failure::new(
@@ -358,12 +273,7 @@ impl Run<'_> {
         let arguments = self.arguments;
         RunJob {
             hash: self.compiled.hash.to_string(),
-            facts: ModuleFacts {
-                interface: String::new(),
-                has_json: false,
-                memory_pages: self.compiled.info.memory_pages,
-                data_bytes: self.compiled.info.data_bytes,
-            },
+            facts: ModuleFacts::of(&self.compiled.info),
             arguments: std::iter::once(self.program())
                 .chain(arguments.arguments.iter().cloned())
                 .collect(),
@@ -389,58 +299,23 @@ impl Run<'_> {
         &mut self,
         bank: &Bank,
         held: Held,
-        ended: Ended,
+        ended: &Ended,
         key: &SigningKey,
         output: &Output,
     ) -> anyhow::Result<Exit> {
-        let charge = if ended.status == Status::HostFault {
-            NanoAtp::ZERO
-        } else {
-            let extra = NanoAtp(ended.taken.charge(self.rates));
-            ended.fuel.at_base_price().checked_add(extra).context("such a charge cannot be")?
-        };
-        let (payer, payee) = (bank.accounts.owner, bank.accounts.node());
-        let transfer = TransferId::derive("cell/job/v1", &[held.id.as_bytes()]);
-        let memo = format!("job {}", self.compiled.hash.short());
-        let payment = Payment { id: transfer, credit: payee, amount: charge, memo };
-        let payments = if charge > NanoAtp::ZERO { vec![payment] } else { Vec::new() };
-        bank.settle(held, payments).context("pay for the job")?;
-        let exit = match ended.exit_code {
-            Some(code) => Exit::Job(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
-            None if ended.status == Status::Cancelled => Exit::Job(130),
-            None => Exit::of_status(ended.status),
-        };
-        let facts = job_receipt::Facts {
-            compiled: self.compiled,
-            program: &self.program(),
-            arguments: &self.arguments.arguments,
-            environment: &self.arguments.env,
-            directories: self.arguments.dir.iter().map(|(_, guest, _)| guest.as_str()).collect(),
-            memory_bytes_max: u64::from(self.arguments.memory) << 20,
-            fuel_max: held.amount.fuel_at_base_price().0,
-            charge,
-            rates: self.rates,
-            payer,
-            payee,
-            transfer,
-            started: self.started,
-        };
-        let receipt = job_receipt::make(&facts, &ended, key);
+        let program = self.program();
+        let terms = terms(self.arguments, &program, self.compiled, self.rates, bank);
+        let (charge, receipt) = terms.settle(bank, held, ended, self.started, key)?;
         if output.json() {
             // Standard output is the job's; the bill goes where the people's line goes.
             output.machine_note(&receipt);
         }
-        let how = match ended.exit_code {
-            Some(code) => format!("exited with {code}"),
-            None if ended.message.is_empty() => ended.status.describe().to_owned(),
-            None => format!("{}: {}", ended.status.describe(), escape(&ended.message)),
-        };
         if let Some(paid) = self.compiled.paid {
             let price = paid.fuel.at_base_price();
             output
                 .note(&format!("compiled: {price} ATP, once for this module, besides the budget"));
         }
-        output.note(&format!("{}; {how}", bill(charge, ended.fuel, ended.taken, self.rates)));
+        output.note(&ended.bill(charge, self.rates));
         if ended.status == Status::OutOfFuel {
             output.note("give it more with --budget, such as --budget 500");
         }
@@ -448,32 +323,33 @@ impl Run<'_> {
             let text = serde_json::to_string_pretty(&receipt)? + "\n";
             file.write_all(text.as_bytes()).context("write the receipt")?;
         }
-        Ok(exit)
+        Ok(ended.exit())
+    }
+}
+
+/// What the job is given, by the owner's account.
+fn terms<'a>(
+    arguments: &'a Arguments,
+    program: &'a str,
+    compiled: &'a Compiled,
+    rates: Rates,
+    bank: &Bank,
+) -> Terms<'a> {
+    Terms {
+        compiled,
+        rates,
+        payer: bank.accounts.owner,
+        program,
+        arguments: &arguments.arguments,
+        environment: &arguments.env,
+        directories: arguments.dir.iter().map(|(_, guest, _)| guest.as_str()).collect(),
+        memory_mb_max: arguments.memory,
     }
 }
 
 /// What a job is told that it is called.
 fn program(module: &Path) -> String {
     module.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-/// What it cost, and for how much of what.
-pub(super) fn bill(charge: NanoAtp, fuel: Fuel, taken: Taken, rates: Rates) -> String {
-    let mut text = format!("bill: {charge} ATP for {fuel} fuel");
-    for (dimension, count) in Dimension::ALL.into_iter().zip(taken.0) {
-        if rates.of(dimension) == 0 || count == 0 {
-            continue;
-        }
-        // Writing to a String cannot fail.
-        let _ = match dimension {
-            Dimension::Start => write!(text, ", {count} start"),
-            Dimension::Egress => write!(text, ", {count} bytes of output"),
-            Dimension::Memory => {
-                write!(text, ", {:.3} GiB·s of memory", count as f64 / dimension.per() as f64)
-            }
-        };
-    }
-    text
 }
 
 /// Keeps signals from ending this process for as long as the result lives: the job ends first, and

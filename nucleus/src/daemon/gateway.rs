@@ -14,6 +14,7 @@ use cell_abi::AccountId;
 use cell_peer::{Credentials, tunnel};
 
 use super::Event;
+use super::workers::Unheard;
 use crate::config::{Config, Trust};
 use crate::home::Home;
 use crate::link::Link;
@@ -106,14 +107,14 @@ impl Gateway {
         let (number, events, reader) = (self.number, self.events.clone(), ours.try_clone()?);
         ours.limit_sending(SEND_TIME_MAX)?;
         thread::Builder::new().name("gateway".into()).spawn(move || {
-            let (mut buffer, unheard) = (Vec::new(), Arc::new(AtomicUsize::new(0)));
+            let (mut buffer, all) = (Vec::new(), Arc::new(AtomicUsize::new(0)));
             while let Ok(Some((message, fds))) = reader.receive::<FromGateway>(&mut buffer) {
-                let waits = Waits::new(&unheard);
-                if unheard.load(Relaxed) > UNHEARD_MAX {
+                let unheard = Unheard::new(&all, 1);
+                if all.load(Relaxed) > UNHEARD_MAX {
                     tracing::error!("the gateway says more than is heard; it is ended");
                     break;
                 }
-                if events.send(Event::Gateway(number, message, fds, waits)).is_err() {
+                if events.send(Event::Gateway(number, message, fds, unheard)).is_err() {
                     return;
                 }
             }
@@ -225,23 +226,6 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.end();
-    }
-}
-
-/// Counts a message from when it came until it was dealt with.
-#[derive(Debug)]
-pub(crate) struct Waits(Arc<AtomicUsize>);
-
-impl Waits {
-    fn new(all: &Arc<AtomicUsize>) -> Self {
-        all.fetch_add(1, Relaxed);
-        Self(Arc::clone(all))
-    }
-}
-
-impl Drop for Waits {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
     }
 }
 

@@ -46,7 +46,7 @@ use artefacts::Artefacts;
 use book::Book;
 use cells::Cells;
 use control::{Answer, NucleusRow, Request, Snapshot};
-use gateway::{Gateway, Waits};
+use gateway::Gateway;
 use holds::Holds;
 use jobs::Jobs;
 use prepare::Prepared;
@@ -70,7 +70,7 @@ pub(crate) enum Event {
     /// The worker with this number is gone.
     WorkerGone(u64),
     /// The gateway with this number said something, with descriptors beside it.
-    Gateway(u64, FromGateway, Vec<OwnedFd>, Waits),
+    Gateway(u64, FromGateway, Vec<OwnedFd>, Unheard),
     /// The gateway with this number is gone.
     GatewayGone(u64),
     /// `cells/` was looked at.
@@ -210,7 +210,9 @@ impl Nucleus {
                 }
             }
             Event::WorkerGone(number) => self.worker_gone(number)?,
-            Event::Gateway(number, message, fds, _waits) => self.gateway_says(number, message, fds),
+            Event::Gateway(number, message, fds, _unheard) => {
+                self.gateway_says(number, message, fds)
+            }
             Event::GatewayGone(number) => {
                 if let Some(gateway) = self.gateway.as_mut().filter(|g| g.is_current(number)) {
                     gateway.gone();

@@ -86,16 +86,23 @@ struct Running {
     waiting: Vec<(String, OwnedFd)>,
 }
 
-/// Counts a message's bytes from when it came until it was dealt with.
+/// Counts a message, by its bytes or as one, from when it came until it was dealt with.
 #[derive(Debug)]
 pub(crate) struct Unheard {
     all: Arc<AtomicUsize>,
-    bytes: usize,
+    amount: usize,
+}
+
+impl Unheard {
+    pub(super) fn new(all: &Arc<AtomicUsize>, amount: usize) -> Self {
+        all.fetch_add(amount, Relaxed);
+        Self { all: Arc::clone(all), amount }
+    }
 }
 
 impl Drop for Unheard {
     fn drop(&mut self) {
-        self.all.fetch_sub(self.bytes, Relaxed);
+        self.all.fetch_sub(self.amount, Relaxed);
     }
 }
 
@@ -433,8 +440,8 @@ fn read(link: &Link, number: u64, artefacts: &Artefacts, events: &Sender<Event>)
     loop {
         let received = link.receive_sized::<FromWorker>(&mut buffer);
         let bytes = received.as_ref().ok().and_then(Option::as_ref).map_or(0, |(.., bytes)| *bytes);
-        let waiting = all.fetch_add(bytes, Relaxed);
-        let unheard = Unheard { all: Arc::clone(&all), bytes };
+        let waiting = all.load(Relaxed);
+        let unheard = Unheard::new(&all, bytes);
         let event = match received {
             Ok(_) if waiting > UNHEARD_BYTES_MAX => {
                 tracing::error!(worker = number, "a worker sends more than is heard; it is ended");

@@ -20,11 +20,7 @@ pub(crate) use limits::LIMITS;
 
 /// Runs until the nucleus is gone.
 pub(crate) fn run() -> anyhow::Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-    walls::close_inherited_descriptors()?;
-    let link = Link::from_fd(rustix::stdio::stdin().try_clone_to_owned().context("take the link")?);
-    let null = std::fs::File::open("/dev/null")?;
-    rustix::stdio::dup2_stdin(&null)?;
+    let link = Link::of_child().context("take the link")?;
     let Some((ToGateway::Start { credentials }, fds)) = link.receive(&mut Vec::new())? else {
         bail!("the nucleus said nothing");
     };

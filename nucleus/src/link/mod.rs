@@ -50,8 +50,16 @@ impl Link {
         Ok((Self(a), Self(b)))
     }
 
-    pub(crate) const fn from_fd(fd: OwnedFd) -> Self {
-        Self(fd)
+    /// This process' end, which came as standard input from the process that started it; and what every
+    /// such process begins with: it ends with the other, holds nothing else of it, and reads nothing from
+    /// standard input.
+    pub(crate) fn of_child() -> io::Result<Self> {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+        crate::walls::close_inherited_descriptors()?;
+        let link = rustix::stdio::stdin().try_clone_to_owned()?;
+        let null = std::fs::File::open("/dev/null")?;
+        rustix::stdio::dup2_stdin(&null)?;
+        Ok(Self(link))
     }
 
     pub(crate) fn into_fd(self) -> OwnedFd {

@@ -69,11 +69,7 @@ pub(crate) struct Worker {
 
 /// Runs until the nucleus closes the link.
 pub(crate) fn run() -> anyhow::Result<()> {
-    // The nucleus may die without a word; nothing of it must stay behind.
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-    walls::close_inherited_descriptors()?;
-    let link = Link::from_fd(rustix::stdio::stdin().try_clone_to_owned().context("take the link")?);
-    close_standard_input()?;
+    let link = Link::of_child().context("take the link")?;
     let reader = link.try_clone()?;
     let mut buffer = Vec::new();
     let Some((ToWorker::Start(start), fds)) = reader.receive(&mut buffer)? else {
@@ -151,13 +147,6 @@ fn drain(worker: &Worker) -> anyhow::Result<()> {
         thread::sleep(Duration::from_millis(5));
     }
     worker.purses.report()?;
-    Ok(())
-}
-
-/// The link came in as standard input; guests' and libraries' reads must not find it there.
-fn close_standard_input() -> anyhow::Result<()> {
-    let null = std::fs::File::open("/dev/null")?;
-    rustix::stdio::dup2_stdin(&null)?;
     Ok(())
 }
 

@@ -161,7 +161,11 @@ fn what_is_not_run_costs_nothing() {
     // Compiling is paid, whatever becomes of the job.
     told(&["den", "--memory", "8", counter.to_str().unwrap()], 126, "this is a cell");
     let compiled = two.spent();
-    told(&["den", "--memory", "8", "--budget", "1000", cat], 122, "your account there has");
+    told(
+        &["den", "--memory", "8", "--budget", "1000", cat],
+        122,
+        "the other machine: the account has",
+    );
     told(&["den", "--memory", "8", "--fuel", "1", cat], 122, "does not cover");
     let (_, rest) = (compiled, two.spent());
     assert!(rest < 5_000_000_000, "{rest}");

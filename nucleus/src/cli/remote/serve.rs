@@ -6,36 +6,32 @@
 use std::fs;
 use std::io::{PipeReader, PipeWriter, Read as _, Write as _, pipe};
 use std::net::Shutdown;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, bail};
-use cell_abi::{AccountId, CellHash, Fuel, NanoAtp, Status};
+use anyhow::Context as _;
+use cell_abi::{AccountId, CellHash, Fuel, NanoAtp};
 use cell_host::gate::MODULE_BYTES_MAX;
-use cell_host::rates::Dimension;
-use cell_host::tape::TAPE_BYTES_MAX;
-use cell_host::{ModuleKind, Rates, Taken, price};
-use cell_ledger::{LedgerError, Payment, TransferId};
+use cell_host::{ModuleKind, Rates};
 use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::modules::Modules;
 use super::wire::{self, End, Kind, RECEIPT_BYTES_MAX, SPEC_BYTES_MAX, Spec};
-use crate::bank::{Bank, Held};
+use crate::bank::Bank;
+use crate::cli::job_end::{Ended, Terms};
 use crate::cli::job_process::JobProcess;
-use crate::cli::output::escape;
-use crate::cli::run::{Ended, bill, pass_signals_on};
-use crate::cli::{Exit, Failure, Global, job_receipt};
+use crate::cli::run::pass_signals_on;
+use crate::cli::{Exit, Failure, Global};
 use crate::compile::{self, Compiled, Payer};
 use crate::config::Config;
 use crate::home::Home;
 use crate::job_worker::{JobReport, Prepare, RunJob, TapeUse, Task};
 use crate::link::ModuleFacts;
-use crate::memory_file;
 
 /// How long the other machine may be silent before its job runs.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(20);
@@ -148,7 +144,23 @@ fn serve(
     }
     let artefact = cache.find(hash).context("the artefact vanished")?;
     let rates = config.prices.rates();
-    let held = hold(&mut bank, peer, &spec, &compiled, rates)?;
+    let (program, arguments) = match spec.arguments.split_first() {
+        Some((program, arguments)) => (program.as_str(), arguments),
+        None => ("", [].as_slice()),
+    };
+    let terms = Terms {
+        compiled: &compiled,
+        rates,
+        payer: peer,
+        program,
+        arguments,
+        environment: &spec.environment,
+        directories: Vec::new(),
+        memory_mb_max: spec.memory_mb_max,
+    };
+    let budget = (NanoAtp(spec.budget_nano_atp), spec.is_budget_given);
+    let hint = format!("have that machine's owner type: cell ledger grant 5 {peer}");
+    let held = terms.hold(&mut bank, budget, &hint)?;
     let job_ms_max = config.peers.job_s_max.saturating_mul(1000);
     let running = Running {
         spec: &spec,
@@ -159,7 +171,12 @@ fn serve(
     };
     let ended = running.execute(process, held.amount.fuel_at_base_price(), &artefact, socket, out);
     let ended = ended.inspect_err(|_| drop(bank.void(held)))?;
-    running.conclude(home, &bank, (peer, held), &ended, out)
+    let (charge, receipt) = terms.settle(&bank, held, &ended, running.started, &home.key()?)?;
+    let receipt = receipt.to_string();
+    if receipt.len() <= RECEIPT_BYTES_MAX {
+        out.write(Kind::Receipt, receipt.as_bytes());
+    }
+    Ok(End { exit: ended.exit().code(), message: ended.bill(charge, rates), ran: true })
 }
 
 fn receive_spec(socket: &mut &UnixStream) -> anyhow::Result<Spec> {
@@ -200,32 +217,6 @@ fn receive_module(
         return Err(refuse("the module is not the one that was announced"));
     }
     Ok(wasm)
-}
-
-fn hold(
-    bank: &mut Bank,
-    peer: AccountId,
-    spec: &Spec,
-    compiled: &Compiled,
-    rates: Rates,
-) -> anyhow::Result<Held> {
-    let budget = NanoAtp(spec.budget_nano_atp);
-    let start = price::start(compiled.info.memory_pages, compiled.info.data_bytes);
-    let start = NanoAtp(start.saturating_add(rates.of(Dimension::Start)));
-    let out_of_atp = |message: String| anyhow::Error::from(Failure::new(Exit::OutOfAtp, message));
-    if budget < start {
-        return Err(out_of_atp(format!(
-            "a budget of {budget} ATP does not cover the job's start, which costs {start} ATP there"
-        )));
-    }
-    let least = if spec.is_budget_given { budget } else { start };
-    match bank.hold(peer, least.max(NanoAtp(1)), budget) {
-        Ok(held) => Ok(held),
-        Err(LedgerError::InsufficientFunds { available, .. }) => Err(out_of_atp(format!(
-            "your account there has {available} ATP and the job may cost {least} ATP; lower --budget, or have its owner type: cell ledger grant 5 {peer}"
-        ))),
-        Err(error) => Err(error).context("set the budget aside"),
-    }
 }
 
 struct Running<'a> {
@@ -293,22 +284,14 @@ impl Running<'_> {
             // The pipes have no writer any more, so they end.
             let _ = carrying.join();
         }
-        match reported? {
-            Some((report, fds)) => ended(report, fds, status),
-            None => bail!("the job's process ended with {status}; nothing is charged"),
-        }
+        Ended::read(reported?, status)
     }
 
     fn job(&self, fuel: Fuel) -> RunJob {
-        let (spec, info) = (self.spec, &self.compiled.info);
+        let spec = self.spec;
         RunJob {
             hash: self.compiled.hash.to_string(),
-            facts: ModuleFacts {
-                interface: String::new(),
-                has_json: false,
-                memory_pages: info.memory_pages,
-                data_bytes: info.data_bytes,
-            },
+            facts: ModuleFacts::of(&self.compiled.info),
             arguments: spec.arguments.clone(),
             environment: spec.environment.clone(),
             directories: Vec::new(),
@@ -318,107 +301,6 @@ impl Running<'_> {
             rates: self.rates.0,
             tape: if spec.recorded { TapeUse::Record } else { TapeUse::None },
         }
-    }
-
-    /// Pays, and sends the receipt.
-    fn conclude(
-        &self,
-        home: &Home,
-        bank: &Bank,
-        (payer, held): (AccountId, Held),
-        ended: &Ended,
-        out: &Out,
-    ) -> anyhow::Result<End> {
-        let charge = if ended.status == Status::HostFault {
-            NanoAtp::ZERO
-        } else {
-            let extra = NanoAtp(ended.taken.charge(self.rates));
-            ended.fuel.at_base_price().checked_add(extra).context("such a charge cannot be")?
-        };
-        let payee = bank.accounts.node();
-        let transfer = TransferId::derive("cell/job/v1", &[held.id.as_bytes()]);
-        let memo = format!("job {} of {}", self.compiled.hash.short(), payer.short());
-        let payment = Payment { id: transfer, credit: payee, amount: charge, memo };
-        let payments = if charge > NanoAtp::ZERO { vec![payment] } else { Vec::new() };
-        bank.settle(held, payments).context("pay for the job")?;
-        let (program, arguments) = match self.spec.arguments.split_first() {
-            Some((program, arguments)) => (program.as_str(), arguments),
-            None => ("", [].as_slice()),
-        };
-        let facts = job_receipt::Facts {
-            compiled: self.compiled,
-            program,
-            arguments,
-            environment: &self.spec.environment,
-            directories: Vec::new(),
-            memory_bytes_max: u64::from(self.spec.memory_mb_max) << 20,
-            fuel_max: held.amount.fuel_at_base_price().0,
-            charge,
-            rates: self.rates,
-            payer,
-            payee,
-            transfer,
-            started: self.started,
-        };
-        let receipt = job_receipt::make(&facts, ended, &home.key()?).to_string();
-        if receipt.len() <= RECEIPT_BYTES_MAX {
-            out.write(Kind::Receipt, receipt.as_bytes());
-        }
-        let exit = match ended.exit_code {
-            Some(code) => Exit::Job(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
-            None if ended.status == Status::Cancelled => Exit::Job(130),
-            None => Exit::of_status(ended.status),
-        };
-        let how = match ended.exit_code {
-            Some(code) => format!("exited with {code}"),
-            None if ended.message.is_empty() => ended.status.describe().to_owned(),
-            None => format!("{}: {}", ended.status.describe(), escape(&ended.message)),
-        };
-        let message = format!("{}; {how}", bill(charge, ended.fuel, ended.taken, self.rates));
-        Ok(End { exit: exit.code(), message, ran: true })
-    }
-}
-
-/// What the job's process reported.
-fn ended(
-    report: JobReport,
-    fds: Vec<OwnedFd>,
-    status: std::process::ExitStatus,
-) -> anyhow::Result<Ended> {
-    match report {
-        JobReport::Ended {
-            exit_code,
-            status,
-            message,
-            fuel,
-            taken,
-            memory_bytes_peak,
-            stdin,
-            stdout,
-            stderr_bytes,
-            flaw,
-            ..
-        } => Ok(Ended {
-            exit_code,
-            status: Status::from_code(status).unwrap_or(Status::HostFault),
-            message,
-            fuel: Fuel(fuel),
-            taken: Taken(taken),
-            memory_bytes_peak,
-            stdin,
-            stdout,
-            stderr_bytes,
-            tape: fds
-                .into_iter()
-                .next()
-                .map(|tape| memory_file::read(tape, TAPE_BYTES_MAX as u64))
-                .transpose()?,
-            flaw,
-        }),
-        JobReport::NotStarted { message } => {
-            Err(Failure::new(Exit::Refused, format!("the job was not started: {message}")).into())
-        }
-        JobReport::Called { .. } => bail!("the job's process ended with {status}"),
     }
 }
 
