@@ -195,6 +195,11 @@ impl Ledger {
         self.read(|store| store.history(account, before_seq, limit))
     }
 
+    /// A hold, open or resolved. See [`LedgerStore::hold`].
+    pub fn find_hold(&self, id: HoldId) -> Result<Option<HoldRecord>, LedgerError> {
+        self.read(|store| store.hold(id))
+    }
+
     /// See [`LedgerStore::holds`].
     pub fn holds(&self) -> Result<Vec<HoldRecord>, LedgerError> {
         self.read(|store| store.holds())

@@ -91,6 +91,10 @@ impl LedgerStore for MemoryStore {
         books.rows.iter().rev().filter(wanted).take(limit).map(Row::entry).collect()
     }
 
+    fn hold(&self, id: HoldId) -> Result<Option<HoldRecord>, LedgerError> {
+        self.books()?.hold(id)
+    }
+
     fn holds(&self) -> Result<Vec<HoldRecord>, LedgerError> {
         Ok(self.books()?.open_where(|_| true))
     }

@@ -29,8 +29,8 @@ use postgres::{Client, Config, IsolationLevel, NoTls};
 use crate::journal::Row;
 use crate::rules;
 use crate::{
-    Balance, Checkpoint, Clock, Command, Entry, HoldRecord, LedgerError, LedgerStore, Outcome,
-    SessionId, Verified, VerifyError,
+    Balance, Checkpoint, Clock, Command, Entry, HoldId, HoldRecord, LedgerError, LedgerStore,
+    Outcome, SessionId, Verified, VerifyError,
 };
 pub use watch::Watch;
 
@@ -215,6 +215,10 @@ impl LedgerStore for PostgresStore {
     ) -> Result<Vec<Entry>, LedgerError> {
         let rows = self.run(|client| tables::history(client, account, before_seq, limit))?;
         rows.iter().map(Row::entry).collect()
+    }
+
+    fn hold(&self, id: HoldId) -> Result<Option<HoldRecord>, LedgerError> {
+        self.run(|client| tables::hold(client, id))
     }
 
     fn holds(&self) -> Result<Vec<HoldRecord>, LedgerError> {

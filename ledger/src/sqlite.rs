@@ -14,8 +14,8 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use crate::journal::Row;
 use crate::rules;
 use crate::{
-    Balance, Checkpoint, Command, Entry, HoldRecord, LedgerError, LedgerStore, Outcome, Verified,
-    VerifyError,
+    Balance, Checkpoint, Command, Entry, HoldId, HoldRecord, LedgerError, LedgerStore, Outcome,
+    Verified, VerifyError,
 };
 
 /// A [`LedgerStore`] in an SQLite file, in WAL mode with `synchronous=FULL`.
@@ -94,6 +94,10 @@ impl LedgerStore for SqliteStore {
         limit: u32,
     ) -> Result<Vec<Entry>, LedgerError> {
         tables::history(&self.connection, account, before_seq, limit)
+    }
+
+    fn hold(&self, id: HoldId) -> Result<Option<HoldRecord>, LedgerError> {
+        tables::hold(&self.connection, id)
     }
 
     fn holds(&self) -> Result<Vec<HoldRecord>, LedgerError> {

@@ -38,6 +38,9 @@ pub trait LedgerStore: Send {
         limit: u32,
     ) -> Result<Vec<Entry>, LedgerError>;
 
+    /// A hold, open or resolved.
+    fn hold(&self, id: HoldId) -> Result<Option<HoldRecord>, LedgerError>;
+
     /// All open holds, by id.
     fn holds(&self) -> Result<Vec<HoldRecord>, LedgerError>;
 

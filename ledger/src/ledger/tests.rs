@@ -56,6 +56,10 @@ impl LedgerStore for Scripted {
         self.inner.history(account, before_seq, limit)
     }
 
+    fn hold(&self, id: HoldId) -> Result<Option<HoldRecord>, LedgerError> {
+        self.inner.hold(id)
+    }
+
     fn holds(&self) -> Result<Vec<HoldRecord>, LedgerError> {
         self.inner.holds()
     }

@@ -334,6 +334,11 @@ pub(super) fn accounts(client: &mut impl GenericClient) -> Read<BTreeMap<Account
     client.query("SELECT id, posted, held FROM accounts", &[])?.iter().map(account).collect()
 }
 
+pub(super) fn hold(client: &mut impl GenericClient, id: HoldId) -> Read<Option<HoldRecord>> {
+    let sql = "SELECT * FROM holds WHERE id = $1";
+    client.query_opt(sql, &[&id.as_bytes().as_slice()])?.as_ref().map(hold_record).transpose()
+}
+
 pub(super) fn open_holds(client: &mut impl GenericClient) -> Read<Vec<HoldRecord>> {
     let sql = "SELECT * FROM holds WHERE resolved_seq IS NULL ORDER BY id";
     client.query(sql, &[])?.iter().map(hold_record).collect()

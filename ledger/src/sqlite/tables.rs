@@ -52,7 +52,7 @@ impl Tables for Writing<'_> {
     }
 
     fn hold(&self, id: HoldId) -> Result<Option<HoldRecord>, LedgerError> {
-        one(self.connection, "SELECT * FROM holds WHERE id = ?1", [id.as_bytes()], hold_record)
+        hold(self.connection, id)
     }
 
     fn open_holds(&self, which: Which) -> Result<Vec<HoldRecord>, LedgerError> {
@@ -143,6 +143,10 @@ pub(super) fn accounts(connection: &Connection) -> Result<Vec<(AccountId, Balanc
         let balance = Balance { posted_nano: row.get(1)?, held: NanoAtp(row.get(2)?) };
         Ok((AccountId::from_bytes(row.get(0)?), balance))
     })
+}
+
+pub(super) fn hold(connection: &Connection, id: HoldId) -> Result<Option<HoldRecord>, LedgerError> {
+    one(connection, "SELECT * FROM holds WHERE id = ?1", [id.as_bytes()], hold_record)
 }
 
 pub(super) fn open_holds(connection: &Connection) -> Result<Vec<HoldRecord>, LedgerError> {
