@@ -159,6 +159,9 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Limit> {
         crate::cli::remote::LIMITS,
         crate::gateway::LIMITS,
         cell_peer::LIMITS,
+        cell_channel::LIMITS,
+        cell_discovery::LIMITS,
+        cell_donor::LIMITS,
         cell_client::LIMITS,
     ]
     .into_iter()
