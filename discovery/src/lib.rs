@@ -46,7 +46,7 @@ pub use address::{Address, LedgerAt};
 pub use directory::{Added, Directory};
 pub use error::DiscoveryError;
 pub use limits::LIMITS;
-pub use record::{NodeRecord, Offer, Serves, VERSION};
+pub use record::{LEDGERS_MAX, NodeRecord, Offer, Serves, VERSION};
 pub use rendezvous::{Reading, Rendezvous, publish};
 
 #[cfg(test)]

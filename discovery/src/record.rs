@@ -28,7 +28,7 @@ pub(crate) const CELLS_MAX: usize = 64;
 /// Dimensions that one machine has prices for.
 pub(crate) const RATES_MAX: usize = 8;
 /// Ledgers that one machine takes payment in.
-pub(crate) const LEDGERS_MAX: usize = 8;
+pub const LEDGERS_MAX: usize = 8;
 /// How long a record holds, in seconds.
 pub(crate) const VALID_S_MAX: u64 = 7 * 24 * 3600;
 /// How far two machines' clocks may be apart, in seconds.

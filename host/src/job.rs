@@ -15,7 +15,7 @@ use crate::gate::ModuleKind;
 use crate::guest::Guest;
 use crate::instance::arm;
 use crate::limits::{Limits, START_FUEL_MAX};
-use crate::meter::{Gauge, Metered, StopHandle};
+use crate::meter::{Allowance, Gauge, Metered, StopHandle};
 use crate::price;
 use crate::rates::{Dimension, Rates, Taken};
 use crate::stdio::{Digest, Stream};
@@ -51,6 +51,8 @@ pub struct Job {
     pub fuel: Fuel,
     /// What it may take of the host.
     pub limits: Limits,
+    /// How much of that it may spend for now; `None` for all of it.
+    pub allowance: Option<Allowance>,
     /// Stops it from outside.
     pub stop: StopHandle,
     /// Whether what it learns is kept, or comes from a tape.
@@ -169,7 +171,10 @@ impl Job {
         self.stderr.meter(&gauge);
         let result = {
             let guest = pin!(main.call_async(&mut store, ()));
-            let running = Metered { guest, gauge: &gauge, stop: &self.stop };
+            // The start counts too.
+            let granted = fuel.saturating_add(1).saturating_add(start);
+            let allowance = self.allowance.as_ref().map(|allowance| (granted, allowance));
+            let running = Metered { guest, gauge: &gauge, stop: &self.stop, allowance };
             if self.rates.are_zero() {
                 running.await
             } else {

@@ -43,7 +43,7 @@ pub use gate::{GateError, ModuleInfo, ModuleKind};
 pub use instance::{CallSpec, Lease, Outcome, Share};
 pub use job::{Directory, Job, JobEnd, JobOutcome, JobTape, JobTrace};
 pub use limits::Limits;
-pub use meter::StopHandle;
+pub use meter::{Allowance, StopHandle};
 pub use rates::{Rates, Taken};
 pub use record::{CallRecord, Replay, Replayed};
 pub use services::{LogLevel, NoServices, Resolving, Services};

@@ -8,9 +8,9 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use wasmtime::{AsContextMut, Caller};
@@ -69,6 +69,59 @@ impl StopHandle {
     }
 }
 
+/// How much a job may spend for now, of all that it may spend: it waits where that is used up, and goes on
+/// when it is raised. Whoever pays by the slice raises it slice by slice.
+///
+/// A job that waits is not charged for the memory that it holds meanwhile.
+#[derive(Debug, Clone, Default)]
+pub struct Allowance(Arc<Allowed>);
+
+#[derive(Debug, Default)]
+struct Allowed {
+    nano_atp: AtomicU64,
+    spent: AtomicU64,
+    waiting: Mutex<Option<Waker>>,
+}
+
+/// What a job may spend between two looks at its allowance, at most, but for a single long host call.
+const LOOK_FUEL: u64 = 2 * SLICE_FUEL;
+
+impl Allowance {
+    /// One of this much, in nano-ATP.
+    pub fn new(nano_atp: u64) -> Self {
+        let this = Self::default();
+        this.raise(nano_atp);
+        this
+    }
+
+    /// From now on it is this much, for everything since the start; never less than before.
+    pub fn raise(&self, nano_atp: u64) {
+        self.0.nano_atp.fetch_max(nano_atp, Relaxed);
+        let waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(waker) = waiting {
+            waker.wake();
+        }
+    }
+
+    /// What was spent when it was last looked at, in nano-ATP.
+    pub fn spent(&self) -> u64 {
+        self.0.spent.load(Relaxed)
+    }
+
+    /// Whether the job, which has spent this much, may be polled; if not it is woken when it is raised.
+    fn lets_on(&self, spent: u64, cx: &Context<'_>) -> bool {
+        self.0.spent.store(spent, Relaxed);
+        let fits = || spent.saturating_add(LOOK_FUEL) <= self.0.nano_atp.load(Relaxed);
+        if fits() {
+            return true;
+        }
+        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        *waiting = Some(cx.waker().clone());
+        // It may have been raised in between, when there was nobody to wake.
+        fits()
+    }
+}
+
 /// What the future that polls a guest shares with the guest's store.
 ///
 /// Only one thread touches it at a time; the atomics make it shareable, not concurrent.
@@ -84,6 +137,8 @@ pub(crate) struct Gauge {
     unyielded: AtomicU64,
     /// A host call is waiting, so a pending poll is not a burned slice.
     in_host: AtomicBool,
+    /// The guest is not polled until its allowance is raised.
+    is_held_back: AtomicBool,
     /// What is taken besides fuel.
     pub(crate) extras: Extras,
 }
@@ -96,6 +151,7 @@ impl Gauge {
             debt: AtomicU64::default(),
             unyielded: AtomicU64::default(),
             in_host: AtomicBool::default(),
+            is_held_back: AtomicBool::default(),
             extras: Extras::new(rates),
         }
     }
@@ -114,6 +170,17 @@ impl Gauge {
         let debt = self.debt.load(Relaxed).saturating_add(fuel);
         self.debt.store(debt, Relaxed);
         debt < self.mark.load(Relaxed)
+    }
+
+    /// What a call that started with so much fuel has spent, up to the slice it is in.
+    fn spent(&self, granted: u64) -> u64 {
+        let left = self.mark.load(Relaxed);
+        let burned = self.slices.load(Relaxed).saturating_mul(SLICE_FUEL);
+        granted
+            .saturating_sub(left)
+            .saturating_add(burned)
+            .saturating_add(self.debt.load(Relaxed))
+            .saturating_add(self.extras.cost())
     }
 
     /// What is due and not yet taken.
@@ -138,7 +205,11 @@ impl Gauge {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !self.is_overdrawn() {
             ticks.tick().await;
-            self.extras.tick();
+            // Who waits for its payer does not pay for that.
+            match self.is_held_back.load(Relaxed) {
+                true => self.extras.skip(),
+                false => self.extras.tick(),
+            }
         }
     }
 }
@@ -210,6 +281,22 @@ pub(crate) struct Metered<'a, F> {
     pub(crate) guest: Pin<&'a mut F>,
     pub(crate) gauge: &'a Gauge,
     pub(crate) stop: &'a StopHandle,
+    /// The fuel it started with, and how much of it may be spent for now.
+    pub(crate) allowance: Option<(u64, &'a Allowance)>,
+}
+
+impl<F> Metered<'_, F> {
+    /// Whether it waits for more allowance. A guest that waits for the host spends nothing, and may.
+    fn is_held_back(&self, cx: &Context<'_>) -> bool {
+        let Some((granted, allowance)) = self.allowance else { return false };
+        let gauge = self.gauge;
+        let is_held_back =
+            !allowance.lets_on(gauge.spent(granted), cx) && !gauge.in_host.load(Relaxed);
+        if gauge.is_held_back.swap(is_held_back, Relaxed) && !is_held_back {
+            gauge.extras.skip();
+        }
+        is_held_back
+    }
 }
 
 impl<T, F: Future<Output = wasmtime::Result<T>>> Future for Metered<'_, F> {
@@ -223,6 +310,9 @@ impl<T, F: Future<Output = wasmtime::Result<T>>> Future for Metered<'_, F> {
             && !self.gauge.in_host.load(Relaxed)
         {
             return Poll::Ready(Err(stop.into()));
+        }
+        if stopped.is_none() && self.is_held_back(cx) {
+            return Poll::Pending;
         }
         let polled = self.guest.as_mut().poll(cx);
         if let Some(stop) = stopped

@@ -209,6 +209,13 @@ impl Extras {
         self.memory.fetch_add(held.saturating_mul(self.pages.load(Relaxed)), Relaxed);
     }
 
+    /// Leaves the time since the last count out.
+    pub(crate) fn skip(&self) {
+        if !self.is_free {
+            self.counted.store(self.now(), Relaxed);
+        }
+    }
+
     /// From now on memory has this many more pages.
     pub(crate) fn grow(&self, pages: u64) {
         self.tick();

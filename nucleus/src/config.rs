@@ -4,6 +4,7 @@ use std::num::NonZeroU16;
 use std::path::Path;
 
 use anyhow::Context as _;
+use cell_channel::LedgerAt;
 use serde::Deserialize;
 
 use crate::home::{Home, read_file};
@@ -60,6 +61,24 @@ pub(crate) struct Listening {
     pub(crate) job_memory_mb_max: u32,
     /// How long one may take, in seconds: 1 to 80,000, less than a hold lasts. Default 3600.
     pub(crate) job_s_max: u64,
+    /// Ledgers whose money is taken for work, as KEY@HOST:PORT: machines that keep deposits of channels.
+    /// Default: none, so a peer spends what it was granted here.
+    pub(crate) ledgers: Vec<String>,
+    /// Whether this machine's ledger keeps deposits of channels, and pays them out. Default: no.
+    pub(crate) escrow: bool,
+}
+
+impl Listening {
+    /// The ledgers whose money is taken for work.
+    pub(crate) fn ledgers(&self) -> anyhow::Result<Vec<LedgerAt>> {
+        let read = |text: &String| {
+            let known: cell_discovery::LedgerAt = text.parse().with_context(|| {
+                format!("peers.ledgers: `{text}` must be KEY@HOST:PORT, such as `cell id` and peers.listen say there")
+            })?;
+            Ok(LedgerAt { key: known.key, address: known.address.to_string() })
+        };
+        self.ledgers.iter().map(read).collect()
+    }
 }
 
 impl Default for Listening {
@@ -70,6 +89,8 @@ impl Default for Listening {
             jobs: false,
             job_memory_mb_max: JOB_MEMORY_MB_MAX,
             job_s_max: JOB_S_MAX,
+            ledgers: Vec::new(),
+            escrow: false,
         }
     }
 }
@@ -165,6 +186,13 @@ impl Config {
             (1..=80_000).contains(&seconds),
             "peers.job_s_max = {seconds} must be between 1 and 80000"
         );
+        anyhow::ensure!(
+            config.peers.ledgers.len() <= cell_discovery::LEDGERS_MAX,
+            "peers.ledgers names {} ledgers, and {} is the most",
+            config.peers.ledgers.len(),
+            cell_discovery::LEDGERS_MAX
+        );
+        config.peers.ledgers()?;
         let cores = config.worker.cores_max.unwrap_or(1.0);
         anyhow::ensure!(
             (0.01..=1024.0).contains(&cores),

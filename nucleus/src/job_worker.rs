@@ -4,6 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -12,14 +13,17 @@ use cell_abi::{CellHash, CellName, Fuel, Interface, Status};
 use cell_host::stdio::Stream;
 use cell_host::tape::TAPE_BYTES_MAX;
 use cell_host::{
-    Allocation, Cell, CellOptions, Directory, Isolation, Job, JobEnd, JobTape, JobTrace, Limits,
-    ModuleInfo, NoServices, Rates, Replay, Sandbox, StopHandle,
+    Allocation, Allowance, Cell, CellOptions, Directory, Isolation, Job, JobEnd, JobTape, JobTrace,
+    Limits, ModuleInfo, NoServices, Rates, Replay, Sandbox, StopHandle,
 };
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::link::{Link, ModuleFacts};
 use crate::{memory_file, walls};
+
+/// How often a job that is paid by slices says what it has spent.
+const SPENT_EVERY: Duration = Duration::from_millis(50);
 
 /// The first message: what the process will be able to reach. What is slow to start is started then.
 #[derive(Debug, Serialize, Deserialize)]
@@ -49,6 +53,9 @@ pub(crate) struct RunJob {
     /// Host path, guest name, read-only.
     pub(crate) directories: Vec<(PathBuf, String, bool)>,
     pub(crate) fuel: u64,
+    /// What it may spend of that until it is told of more, in nano-ATP; `None` for all of it. Where there is
+    /// one the process reports what is spent, and is sent [`Raise`]s.
+    pub(crate) allowance: Option<u64>,
     pub(crate) memory_bytes_max: u64,
     pub(crate) timeout_ms: Option<u64>,
     pub(crate) tape: TapeUse,
@@ -64,6 +71,12 @@ pub(crate) enum TapeUse {
     Record,
     /// It comes from a tape.
     Play,
+}
+
+/// The job may spend this much, for everything since its start, in nano-ATP.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Raise {
+    pub(crate) nano_atp: u64,
 }
 
 /// A call that is to be run again.
@@ -104,6 +117,8 @@ pub(crate) enum JobReport {
         /// It was played, and asked for other things than the tape has.
         diverged: bool,
     },
+    /// It runs, and has spent this much since its start. Only of a job with an allowance.
+    Spent { nano_atp: u64 },
     /// A call was run again.
     Called {
         /// A status code.
@@ -136,7 +151,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     };
     let done = runtime.block_on(async {
         match task {
-            Task::Job(job) => execute(&sandbox, job, fds).await,
+            Task::Job(job) => execute(&sandbox, &link, job, fds).await,
             Task::Call(call) => Ok((rerun(sandbox, call, fds).await?, None)),
         }
     });
@@ -152,6 +167,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
 
 async fn execute(
     sandbox: &Sandbox,
+    link: &Link,
     job: RunJob,
     fds: Vec<OwnedFd>,
 ) -> anyhow::Result<(JobReport, Option<Vec<u8>>)> {
@@ -169,6 +185,10 @@ async fn execute(
     let mut limits = Limits::JOB;
     limits.memory_bytes_max = usize::try_from(job.memory_bytes_max)?;
     let stop = StopHandle::new();
+    let allowance = job.allowance.map(Allowance::new);
+    if let Some(allowance) = &allowance {
+        by_slices(link, allowance)?;
+    }
     let to_run = Job {
         arguments: job.arguments,
         environment: job.environment,
@@ -182,6 +202,7 @@ async fn execute(
         stderr: stderr.clone(),
         fuel: Fuel(job.fuel),
         limits,
+        allowance,
         stop: stop.clone(),
         tape,
         rates: Rates(job.rates),
@@ -220,6 +241,24 @@ async fn execute(
         diverged: has_diverged,
     };
     Ok((report, tape))
+}
+
+/// Says what is spent again and again, and hears how much may be; on threads that end with the process.
+fn by_slices(link: &Link, allowance: &Allowance) -> anyhow::Result<()> {
+    let (says, hears) = (link.try_clone()?, link.try_clone()?);
+    let (spent, raised) = (allowance.clone(), allowance.clone());
+    thread::Builder::new().name("spent".into()).spawn(move || {
+        // Where it does not go through the other process is gone, and this one with it.
+        while says.send(&JobReport::Spent { nano_atp: spent.spent() }, &[]).is_ok() {
+            thread::sleep(SPENT_EVERY);
+        }
+    })?;
+    thread::Builder::new().name("raise".into()).spawn(move || {
+        while let Ok(Some((Raise { nano_atp }, _))) = hears.receive(&mut Vec::new()) {
+            raised.raise(nano_atp);
+        }
+    })?;
+    Ok(())
 }
 
 /// Runs a call again, on an instance that learns from the tape and nothing else.

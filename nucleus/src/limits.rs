@@ -157,6 +157,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Limit> {
         LIMITS,
         crate::cli::LIMITS,
         crate::cli::remote::LIMITS,
+        crate::cli::channel::LIMITS,
         crate::gateway::LIMITS,
         cell_peer::LIMITS,
         cell_channel::LIMITS,

@@ -9,6 +9,8 @@ pub(crate) const REASON_BYTES_MAX: usize = 512;
 
 const CELL: u8 = 1;
 const JOB: u8 = 2;
+const CHANNEL: u8 = 3;
+const ESCROW: u8 = 4;
 const YES: u8 = 0;
 const NO: u8 = 1;
 
@@ -20,6 +22,10 @@ pub enum Request {
     Cell(CellName),
     /// To run a job; what follows is told in `docs/PEERS.md`. Byte 2.
     Job,
+    /// To pay by a channel; what follows is told there too. Byte 3.
+    Channel,
+    /// To have the ledger set deposits of channels aside, and pay them out; the same. Byte 4.
+    Escrow,
 }
 
 impl Request {
@@ -28,6 +34,8 @@ impl Request {
         match self {
             Self::Cell(name) => [&[CELL], name.as_str().as_bytes()].concat(),
             Self::Job => vec![JOB],
+            Self::Channel => vec![CHANNEL],
+            Self::Escrow => vec![ESCROW],
         }
     }
 
@@ -41,6 +49,8 @@ impl Request {
                     .ok_or(PeerError::Unexpected("a request for what is no cell's name"))
             }
             Some((&JOB, [])) => Ok(Self::Job),
+            Some((&CHANNEL, [])) => Ok(Self::Channel),
+            Some((&ESCROW, [])) => Ok(Self::Escrow),
             _ => Err(PeerError::Unexpected("a request of an unknown kind")),
         }
     }

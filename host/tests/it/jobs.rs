@@ -54,6 +54,7 @@ fn run_text(rates: Rates, text: &str, input: &[u8], fuel: u64) -> (JobOutcome, V
             stderr: Stream::output(OwnedFd::from(tempfile::tempfile().unwrap())).unwrap(),
             fuel: Fuel(fuel),
             limits: Limits::JOB,
+            allowance: None,
             stop: StopHandle::new(),
             tape: JobTape::None,
             rates,

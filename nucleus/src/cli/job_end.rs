@@ -11,10 +11,11 @@ use cell_abi::{AccountId, Fuel, NanoAtp, Status};
 use cell_host::rates::Dimension;
 use cell_host::tape::TAPE_BYTES_MAX;
 use cell_host::{Rates, Taken, price};
-use cell_ledger::{LedgerError, Payment, TransferId};
+use cell_ledger::LedgerError;
 use ed25519_dalek::SigningKey;
 use serde_json::Value;
 
+use super::job_funds::Funds;
 use super::job_receipt::{self, Facts};
 use super::output::escape;
 use super::{Exit, Failure};
@@ -64,11 +65,16 @@ impl Terms<'_> {
         }
     }
 
+    /// What the job is paid from: this hold, or where there is a budget, slices of that.
+    pub(super) fn funds(&self, held: Held, budget: Option<NanoAtp>) -> Funds {
+        Funds::new(self.payer, format!("job {}", self.compiled.hash.short()), held, budget)
+    }
+
     /// Pays for the job, and signs its receipt.
     pub(super) fn settle(
         self,
-        bank: &Bank,
-        held: Held,
+        bank: &mut Bank,
+        funds: Funds,
         ended: &Ended,
         started: SystemTime,
         key: &SigningKey,
@@ -80,11 +86,8 @@ impl Terms<'_> {
             ended.fuel.at_base_price().checked_add(extra).context("such a charge cannot be")?
         };
         let payee = bank.accounts.node();
-        let transfer = TransferId::derive("cell/job/v1", &[held.id.as_bytes()]);
-        let memo = format!("job {}", self.compiled.hash.short());
-        let payment = Payment { id: transfer, credit: payee, amount: charge, memo };
-        let payments = if charge > NanoAtp::ZERO { vec![payment] } else { Vec::new() };
-        bank.settle(held, payments).context("pay for the job")?;
+        let most = funds.most();
+        let (charge, transfer) = funds.pay(bank, charge)?;
         let facts = Facts {
             compiled: self.compiled,
             program: self.program,
@@ -92,7 +95,7 @@ impl Terms<'_> {
             environment: self.environment,
             directories: self.directories,
             memory_bytes_max: u64::from(self.memory_mb_max) << 20,
-            fuel_max: held.amount.fuel_at_base_price().0,
+            fuel_max: most.fuel_at_base_price().0,
             charge,
             rates: self.rates,
             payer: self.payer,
@@ -163,7 +166,7 @@ impl Ended {
                 let message = format!("the job was not started: {message}");
                 Err(Failure::new(Exit::Refused, message).into())
             }
-            Some((JobReport::Called { .. }, _)) | None => {
+            Some((JobReport::Called { .. } | JobReport::Spent { .. }, _)) | None => {
                 let message = format!("the job's process ended with {process}; nothing is charged");
                 Err(Failure::new(Exit::NucleusFault, message).into())
             }

@@ -18,6 +18,12 @@ cell_abi::limits! {
         /// `cell down` fails and names the process.
         DOWN_TIME_MAX: Duration;
     }
+    crate::cli::job_funds {
+        /// How long a job that is paid by slices waits for its payer to agree to another one.
+        ///
+        /// It ends, and what it did is paid.
+        STARVED_TIME_MAX: Duration;
+    }
     crate::cli::verify {
         /// Largest file with a receipt that `cell verify` reads, in bytes.
         ///

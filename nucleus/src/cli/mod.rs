@@ -3,6 +3,7 @@
 mod audit;
 mod build;
 mod call;
+pub(crate) mod channel;
 mod completions;
 mod daemon;
 mod deploy;
@@ -11,6 +12,7 @@ mod exit;
 mod figures;
 mod inspect;
 mod job_end;
+mod job_funds;
 mod job_process;
 mod job_receipt;
 mod ledger;
@@ -120,6 +122,9 @@ enum Command {
     /// Know other machines, and let them call cells here.
     #[command(subcommand)]
     Peer(peer::Command),
+    /// Show, claim and close the channels by which machines pay one another.
+    #[command(subcommand)]
+    Channel(channel::Command),
     /// Run what a receipt bills again, and say where it differs.
     Verify(verify::Arguments),
     /// Print a completion script for a shell.
@@ -133,6 +138,12 @@ enum Command {
     /// The process that takes a job from another machine; started by the nucleus.
     #[command(hide = true)]
     PeerJob(remote::serve::Arguments),
+    /// The process that another machine pays; started by the nucleus.
+    #[command(hide = true)]
+    PeerChannel(channel::payee::Arguments),
+    /// The process that answers another machine about deposits; started by the nucleus.
+    #[command(hide = true)]
+    PeerEscrow(channel::escrow::Arguments),
     /// The process that runs one job; started by `cell run`.
     #[command(hide = true)]
     JobWorker,
@@ -180,6 +191,13 @@ impl Cli {
             Command::Ledger(command) => ledger::run(command, global, output),
             Command::Audit(command) => audit::run(command, global, output),
             Command::Peer(command) => peer::run(command, global, output),
+            Command::Channel(command) => channel::run(command, global, output),
+            Command::PeerChannel(arguments) => {
+                channel::payee::serve(arguments, global).map(|()| Exit::Done)
+            }
+            Command::PeerEscrow(arguments) => {
+                channel::escrow::serve(arguments, global).map(|()| Exit::Done)
+            }
             Command::Verify(arguments) => verify::run(arguments, global, output),
             Command::Completions(arguments) => completions::run(arguments),
             Command::Worker(arguments) => {

@@ -56,6 +56,12 @@ pub(crate) struct Arguments {
     /// Have another machine run it: a peer's name, or KEY@HOST:PORT. Its account there pays.
     #[arg(long, value_name = "MACHINE", conflicts_with_all = ["dir", "quote"])]
     on: Option<String>,
+    /// Pay that machine by a channel on a ledger that both accept: `here`, or a peer that keeps it.
+    #[arg(long, value_name = "LEDGER", requires = "on")]
+    pay_by: Option<String>,
+    /// The most of it that is at stake at a time, in ATP. Default: a tenth of the budget.
+    #[arg(long, value_name = "ATP", requires = "pay_by", value_parser = NanoAtp::parse_atp)]
+    slice: Option<NanoAtp>,
     /// Say what the run would cost, and do not run it.
     #[arg(long)]
     quote: bool,
@@ -122,6 +128,8 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
             is_budget_given: arguments.budget.is_given(),
             timeout,
             receipt: arguments.receipt.as_ref().map(create).transpose()?,
+            pay_by: arguments.pay_by.as_deref(),
+            slice: arguments.slice,
         };
         return remote::ask::run(&home, asked, output);
     }
@@ -161,7 +169,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
     };
     let report = run.execute(process, held.amount.fuel_at_base_price(), &artefact);
     let report = report.inspect_err(|_| drop(bank.void(held)))?;
-    run.conclude(&bank, held, &report, &home.key()?, output)
+    run.conclude(&mut bank, held, &report, &home.key()?, output)
 }
 
 /// What a run would cost: all that can be known before it runs. Nothing is set aside or written.
@@ -280,6 +288,7 @@ impl Run<'_> {
             environment: arguments.env.clone(),
             directories: self.directories.clone(),
             fuel: fuel.0,
+            allowance: None,
             memory_bytes_max: u64::from(arguments.memory) << 20,
             timeout_ms: self
                 .timeout
@@ -297,7 +306,7 @@ impl Run<'_> {
     /// Pays, tells what it cost, and passes the job's exit code through.
     fn conclude(
         &mut self,
-        bank: &Bank,
+        bank: &mut Bank,
         held: Held,
         ended: &Ended,
         key: &SigningKey,
@@ -305,7 +314,8 @@ impl Run<'_> {
     ) -> anyhow::Result<Exit> {
         let program = self.program();
         let terms = terms(self.arguments, &program, self.compiled, self.rates, bank);
-        let (charge, receipt) = terms.settle(bank, held, ended, self.started, key)?;
+        let funds = terms.funds(held, None);
+        let (charge, receipt) = terms.settle(bank, funds, ended, self.started, key)?;
         if output.json() {
             // Standard output is the job's; the bill goes where the people's line goes.
             output.machine_note(&receipt);

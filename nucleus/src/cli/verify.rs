@@ -396,6 +396,7 @@ impl Verifier<'_> {
             environment: given.environment.clone(),
             directories: Vec::new(),
             fuel: receipt["fuel_max"].as_u64().context("the receipt has no fuel_max")?,
+            allowance: None,
             memory_bytes_max: given.memory_bytes_max.min(4 << 30),
             timeout_ms: Some(self.arguments.timeout * 1000),
             tape: TapeUse::Play,

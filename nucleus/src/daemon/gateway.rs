@@ -18,7 +18,7 @@ use super::workers::Unheard;
 use crate::config::{Config, Trust};
 use crate::home::Home;
 use crate::link::Link;
-use crate::link::gateway::{FromGateway, ToGateway};
+use crate::link::gateway::{FromGateway, ToGateway, Wanted};
 use crate::peers::Peers;
 
 /// How long after its end it is started again.
@@ -35,6 +35,8 @@ pub(super) struct Gateway {
     home: Home,
     trust: Trust,
     has_jobs: bool,
+    has_channels: bool,
+    has_escrow: bool,
     /// Made anew for each gateway: one that was taken over could have ruined it.
     listener: Option<TcpListener>,
     address: SocketAddr,
@@ -67,6 +69,8 @@ impl Gateway {
             home: home.clone(),
             trust: config.peers.trust,
             has_jobs: config.peers.jobs,
+            has_channels: !config.peers.ledgers.is_empty(),
+            has_escrow: config.peers.escrow,
             listener: Some(listener),
             address,
             events: events.clone(),
@@ -141,10 +145,15 @@ impl Gateway {
     pub(super) fn trusts(
         &self,
         peer: AccountId,
+        wanted: &Wanted,
         can_pay: impl FnOnce() -> bool,
     ) -> Result<bool, String> {
         match Peers::read(&self.home) {
             Ok(peers) if peers.knows(peer) => Ok(true),
+            // Both parties of a channel come to its ledger, whoever they are.
+            Ok(_) if *wanted == Wanted::Escrow => Ok(false),
+            // This is how strangers come to be able to pay.
+            Ok(_) if *wanted == Wanted::Channel && self.trust == Trust::AnyoneWhoPays => Ok(false),
             Ok(_) if self.trust == Trust::AnyoneWhoPays => match can_pay() {
                 true => Ok(false),
                 false => Err(format!("the account {peer} has nothing to spend on this machine")),
@@ -164,6 +173,20 @@ impl Gateway {
         let refused =
             "this machine runs no jobs of others: its nucleus.toml has no peers.jobs = true";
         if self.has_jobs { Ok(()) } else { Err(refused.into()) }
+    }
+
+    /// Whether channels, or deposits of channels, are served here.
+    pub(super) fn serves_money(&self, wanted: &Wanted) -> Result<(), String> {
+        match wanted {
+            Wanted::Escrow if !self.has_escrow => {
+                Err("this machine keeps no deposits: its nucleus.toml has no peers.escrow = true"
+                    .into())
+            }
+            Wanted::Channel if !self.has_channels => {
+                Err("this machine takes no channels: its nucleus.toml has no peers.ledgers".into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Answers what a peer asked.

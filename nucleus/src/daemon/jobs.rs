@@ -1,4 +1,5 @@
-//! Jobs of other machines: a process for each, only so many at once.
+//! What runs for other machines beside calls: jobs, and the tellers of channels. A process for each, only so
+//! many at once.
 
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
@@ -17,6 +18,43 @@ pub(super) const JOBS_PER_PEER_MAX: usize = 2;
 
 /// Jobs of those machines that nobody has named, at once; each may have one.
 pub(super) const STRANGER_JOBS_MAX: usize = 2;
+/// Sessions about channels or deposits, of all other machines at once, of each of the two kinds.
+pub(super) const TELLERS_MAX: usize = 8;
+/// The same of one other machine.
+pub(super) const TELLERS_PER_PEER_MAX: usize = 2;
+/// The same of all machines that nobody has named; each may have one.
+pub(super) const STRANGER_TELLERS_MAX: usize = 4;
+
+/// What a process does for another machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// It runs a job.
+    Job,
+    /// It is paid by a channel.
+    Channel,
+    /// It answers about deposits in the ledger.
+    Escrow,
+}
+
+impl Kind {
+    /// How many there may be at once: in all, of one peer, of strangers.
+    const fn limits(self) -> (usize, usize, usize) {
+        match self {
+            Self::Job => (JOBS_MAX, JOBS_PER_PEER_MAX, STRANGER_JOBS_MAX),
+            Self::Channel | Self::Escrow => {
+                (TELLERS_MAX, TELLERS_PER_PEER_MAX, STRANGER_TELLERS_MAX)
+            }
+        }
+    }
+
+    const fn command(self) -> &'static str {
+        match self {
+            Self::Job => "peer-job",
+            Self::Channel => "peer-channel",
+            Self::Escrow => "peer-escrow",
+        }
+    }
+}
 
 /// Those that run.
 pub(super) struct Jobs {
@@ -25,6 +63,7 @@ pub(super) struct Jobs {
 }
 
 struct Running {
+    kind: Kind,
     peer: AccountId,
     is_known: bool,
     child: Child,
@@ -35,42 +74,50 @@ impl Jobs {
         Self { home: home.clone(), running: Vec::new() }
     }
 
-    /// Starts a process that takes a peer's job from this connection; or says why not.
+    /// Whether a machine has a channel open here, from which it can pay.
+    pub(super) fn has_channel(&self, peer: AccountId) -> bool {
+        self.running.iter().any(|running| running.kind == Kind::Channel && running.peer == peer)
+    }
+
+    /// Starts a process that serves a peer over this connection; or says why not.
     pub(super) fn start(
         &mut self,
+        kind: Kind,
         (peer, is_known): (AccountId, bool),
         connection: OwnedFd,
     ) -> Result<(), String> {
         self.reap();
-        let of_peer = self.running.iter().filter(|running| running.peer == peer).count();
-        let of_strangers = self.running.iter().filter(|running| !running.is_known).count();
+        let like = || self.running.iter().filter(|running| running.kind == kind);
+        let of_peer = like().filter(|running| running.peer == peer).count();
+        let of_strangers = like().filter(|running| !running.is_known).count();
+        let (all_max, of_peer_max, of_strangers_max) = kind.limits();
         let fits = match is_known {
-            true => of_peer < JOBS_PER_PEER_MAX,
-            false => of_peer == 0 && of_strangers < STRANGER_JOBS_MAX,
+            true => of_peer < of_peer_max,
+            false => of_peer == 0 && of_strangers < of_strangers_max,
         };
-        if !fits || self.running.len() >= JOBS_MAX {
-            return Err("too many jobs run here already; try again later".into());
+        if !fits || like().count() >= all_max {
+            return Err("too many of those run here already; try again later".into());
         }
-        match self.spawn(peer, connection) {
+        match self.spawn(kind, peer, connection) {
             Ok(child) => {
-                self.running.push(Running { peer, is_known, child });
+                self.running.push(Running { kind, peer, is_known, child });
                 Ok(())
             }
             Err(error) => {
-                tracing::error!(error = %format!("{error:#}"), "start a peer's job");
-                Err("this machine cannot run your job now; try again later".into())
+                tracing::error!(error = %format!("{error:#}"), "start what serves a peer");
+                Err("this machine cannot serve you now; try again later".into())
             }
         }
     }
 
-    fn spawn(&self, peer: AccountId, connection: OwnedFd) -> anyhow::Result<Child> {
+    fn spawn(&self, kind: Kind, peer: AccountId, connection: OwnedFd) -> anyhow::Result<Child> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("peer-job").arg(peer.to_string()).arg("--home").arg(self.home.root());
+        command.arg(kind.command()).arg(peer.to_string()).arg("--home").arg(self.home.root());
         command.env_clear().current_dir("/").stdin(Stdio::from(connection)).stdout(Stdio::null());
         if let Some(url) = self.home.ledger_url() {
             command.env(LEDGER_VARIABLE, url);
         }
-        command.spawn().context("start the job's process")
+        command.spawn().context("start its process")
     }
 
     /// Forgets those that have ended.

@@ -36,6 +36,18 @@ cell_abi::limits! {
         ///
         /// One more is refused, with the reason.
         STRANGER_JOBS_MAX: usize;
+        /// Sessions about channels, or about deposits of channels, of all other machines at once.
+        ///
+        /// One more is refused, with the reason.
+        TELLERS_MAX: usize;
+        /// The same of one other machine.
+        ///
+        /// One more is refused, with the reason.
+        TELLERS_PER_PEER_MAX: usize;
+        /// The same of all machines that `cell peer add` has not named; each of them may have one.
+        ///
+        /// One more is refused, with the reason.
+        STRANGER_TELLERS_MAX: usize;
     }
     crate::daemon::own_log {
         /// Size of `nucleus.log`, in bytes.

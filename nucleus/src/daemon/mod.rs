@@ -48,7 +48,7 @@ use cells::Cells;
 use control::{Answer, NucleusRow, Request, Snapshot};
 use gateway::Gateway;
 use holds::Holds;
-use jobs::Jobs;
+use jobs::{Jobs, Kind};
 use prepare::Prepared;
 use readiness::Readiness;
 use scan::{Scan, Scanner};
@@ -328,16 +328,23 @@ impl Nucleus {
             // Its proof is the gateway's own, and its money is spent on this machine only.
             return Err("this machine does not call itself".into());
         }
-        let is_known = gateway.trusts(peer, || self.holds.can_pay(peer))?;
+        let can_pay = || self.holds.can_pay(peer) || self.jobs.has_channel(peer);
+        let is_known = gateway.trusts(peer, &wanted, can_pay)?;
         let connection = gateway::connection(fds)?;
         let cell = match wanted {
             Wanted::Cell(cell) => cell,
             Wanted::Job => {
                 gateway.serves_jobs()?;
-                if !self.holds.can_pay(peer) {
+                if !can_pay() {
                     return Err(format!("the account {peer} has nothing to spend on this machine"));
                 }
-                return self.jobs.start((peer, is_known), connection).map(|()| is_known);
+                let who = (peer, is_known);
+                return self.jobs.start(Kind::Job, who, connection).map(|()| is_known);
+            }
+            Wanted::Channel | Wanted::Escrow => {
+                gateway.serves_money(&wanted)?;
+                let kind = if wanted == Wanted::Escrow { Kind::Escrow } else { Kind::Channel };
+                return self.jobs.start(kind, (peer, is_known), connection).map(|()| is_known);
             }
         };
         self.cells.serves_peers(&cell)?;

@@ -217,6 +217,8 @@ impl Hall {
                         Wanted::Cell(cell.as_str().to_owned())
                     }
                     (Ok(Opened::Data), Ok(Request::Job)) => Wanted::Job,
+                    (Ok(Opened::Data), Ok(Request::Channel)) => Wanted::Channel,
+                    (Ok(Opened::Data), Ok(Request::Escrow)) => Wanted::Escrow,
                     (Ok(Opened::Data), _) => {
                         let why = "this machine does not know such a request";
                         refuse(&waiting.stream, &mut session, why);

@@ -37,4 +37,8 @@ pub(crate) enum Wanted {
     Cell(String),
     /// To have a job run.
     Job,
+    /// To pay by a channel.
+    Channel,
+    /// To have the ledger hold deposits and pay them out.
+    Escrow,
 }

@@ -62,6 +62,15 @@ impl Link {
         Ok(Self(link))
     }
 
+    /// The socket of another machine's session, which came as standard input from the nucleus.
+    pub(crate) fn session_of_child() -> io::Result<std::os::unix::net::UnixStream> {
+        let socket = Self::of_child()?.into_fd();
+        let socket = std::os::unix::net::UnixStream::from(socket);
+        // So far this end of the socket is as the gateway left it.
+        socket.set_nonblocking(false)?;
+        Ok(socket)
+    }
+
     pub(crate) fn into_fd(self) -> OwnedFd {
         self.0
     }

@@ -162,6 +162,7 @@ fn run_job(module: &Module) {
             stderr: Stream::output(nothing()).expect("stderr"),
             fuel: Fuel(FUEL),
             limits,
+            allowance: None,
             stop: stop.clone(),
             tape: cell_host::JobTape::None,
             rates: cell_host::Rates::default(),

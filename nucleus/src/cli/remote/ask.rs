@@ -6,18 +6,23 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use cell_abi::{AccountId, CellHash};
+use cell_abi::{AccountId, CellHash, NanoAtp};
+use cell_host::price;
 use cell_peer::Request;
 use serde_json::{Value, json};
 
 use super::wire::{self, End, Kind, RECEIPT_BYTES_MAX, SPEC_BYTES_MAX, Spec};
+use crate::cli::channel::{Money, Paying, Purse};
 use crate::cli::output::escape;
 use crate::cli::{Exit, Failure, Output, job_receipt};
 use crate::home::Home;
 use crate::peers::{Machine, Peers};
 
+/// The least that is agreed to at a time, in nano-ATP: a machine does not work for less than it costs to ask.
+const SLICE_NANO_MIN: u64 = 10_000_000;
+
 /// How long it may take to be connected.
-pub(super) const DIAL_TIME_MAX: Duration = Duration::from_secs(20);
+pub(crate) const DIAL_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// What `cell run` was told, and read.
 pub(crate) struct Asked<'a> {
@@ -32,11 +37,16 @@ pub(crate) struct Asked<'a> {
     pub(crate) timeout: Option<Duration>,
     /// Where the receipt goes, open already.
     pub(crate) receipt: Option<std::fs::File>,
+    /// The ledger of the channel that pays; without one this home's account there does.
+    pub(crate) pay_by: Option<&'a str>,
+    /// The most of it that is at stake at a time.
+    pub(crate) slice: Option<NanoAtp>,
 }
 
 /// Has the other machine run it; ends as the job does.
 pub(crate) fn run(home: &Home, asked: Asked<'_>, output: &Output) -> anyhow::Result<Exit> {
-    let spec = Spec {
+    let (budget, slice, wasm) = (NanoAtp(asked.budget_nano_atp), asked.slice, asked.wasm);
+    let mut spec = Spec {
         module: CellHash::of(asked.wasm).to_string(),
         module_bytes: asked.wasm.len() as u64,
         arguments: asked.arguments,
@@ -48,20 +58,28 @@ pub(crate) fn run(home: &Home, asked: Asked<'_>, output: &Output) -> anyhow::Res
             .timeout
             .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1)),
         recorded: asked.receipt.is_some(),
+        // As long as any, so that what follows is known to fit.
+        channel: asked.pay_by.map(|_| "0".repeat(64)),
     };
-    let text = serde_json::to_vec(&spec)?;
-    if text.len() > SPEC_BYTES_MAX {
+    let bytes = serde_json::to_vec(&spec)?.len();
+    if bytes > SPEC_BYTES_MAX {
         let message = format!(
-            "arguments and variables for another machine have at most {SPEC_BYTES_MAX} bytes; these have {}",
-            text.len()
+            "arguments and variables for another machine have at most {SPEC_BYTES_MAX} bytes; these have {bytes}"
         );
         return Err(Failure::new(Exit::Usage, message).into());
     }
     let machine = Machine::parse(asked.machine, &Peers::read(home)?)
         .map_err(|error| Failure::new(Exit::Usage, format!("--on: {error:#}")))?;
-    let mut socket = machine.connect(home, &Request::Job, DIAL_TIME_MAX)?;
-    wire::write(&mut socket, Kind::Spec, &text).context("send the job")?;
-    let Said { end, receipt, output: said } = converse(&mut socket, asked.wasm, output)?;
+    let paying = match asked.pay_by {
+        Some(ledger) => Some(open_channel(home, &machine, (ledger, budget, slice), wasm, output)?),
+        None => None,
+    };
+    spec.channel = paying.as_ref().map(|paying| paying.channel.to_string());
+    let said = send(home, &machine, &spec, wasm, output);
+    if let Some(paying) = paying {
+        settle(paying, said.as_ref().ok(), wasm, output)?;
+    }
+    let Said { end, receipt, output: said } = said?;
     if let Some(receipt) = &receipt {
         check(receipt, &spec, machine.peer, home, &said)?;
         if output.json() {
@@ -82,6 +100,69 @@ pub(crate) fn run(home: &Home, asked: Asked<'_>, output: &Output) -> anyhow::Res
         return Err(Failure::new(Exit::NucleusFault, message).into());
     }
     Ok(Exit::Job(end.exit))
+}
+
+fn send(
+    home: &Home,
+    machine: &Machine,
+    spec: &Spec,
+    wasm: &[u8],
+    output: &Output,
+) -> anyhow::Result<Said> {
+    let mut socket = machine.connect(home, &Request::Job, DIAL_TIME_MAX)?;
+    wire::write(&mut socket, Kind::Spec, &serde_json::to_vec(spec)?).context("send the job")?;
+    converse(&mut socket, wasm, output)
+}
+
+/// A channel over the budget and what compiling costs, whose bills are paid from here on.
+fn open_channel(
+    home: &Home,
+    machine: &Machine,
+    (ledger, budget, slice): (&str, NanoAtp, Option<NanoAtp>),
+    wasm: &[u8],
+    output: &Output,
+) -> anyhow::Result<Paying> {
+    let compile = NanoAtp(price::compile(wasm.len() as u64));
+    let deposit = budget.checked_add(compile).context("such a budget cannot be")?;
+    // What compiling costs is known before, and due at once.
+    let slice = slice.unwrap_or(NanoAtp(budget.0 / 10)).max(NanoAtp(SLICE_NANO_MIN));
+    let slice = slice.checked_add(compile).context("such a slice cannot be")?;
+    let bar = output.progress("opening a channel");
+    let money = Money::open(home, machine, Purse { ledger, deposit, slice });
+    bar.finish_and_clear();
+    money.context("open a channel")?.pay()
+}
+
+/// Pays for what was said to be done, if the bill fits that.
+fn settle(paying: Paying, said: Option<&Said>, wasm: &[u8], output: &Output) -> anyhow::Result<()> {
+    let channel = paying.channel;
+    let is_right = |charge: NanoAtp| match said {
+        // The line was lost; what was done until then cannot be known here.
+        None => Ok(()),
+        Some(Said { receipt: Some(receipt), .. }) => {
+            let part = |field: &str| receipt[field].as_u64().unwrap_or(0);
+            let expected = part("charge_nano_atp").saturating_add(part("compile_fuel"));
+            match charge == NanoAtp(expected) {
+                true => Ok(()),
+                false => Err(format!(
+                    "the channel is billed {charge} ATP, and the job's receipt says {} ATP",
+                    NanoAtp(expected)
+                )),
+            }
+        }
+        Some(_) if charge.0 <= price::compile(wasm.len() as u64) => Ok(()),
+        Some(_) => Err(format!("the channel is billed {charge} ATP for a job that did not run")),
+    };
+    let standing = paying.end(is_right).context("settle the channel")?;
+    let (paid, deposit) = (NanoAtp(standing.paid_nano), NanoAtp(standing.deposit_nano));
+    output.note(&format!(
+        "channel {}: {paid} of {deposit} ATP were paid; the rest is back",
+        channel.short()
+    ));
+    if output.json() {
+        output.machine_note(&json!({ "channel": channel.to_string(), "standing": standing }));
+    }
+    Ok(())
 }
 
 /// What the other machine said.
@@ -219,6 +300,7 @@ mod tests {
             is_budget_given: true,
             timeout_ms: None,
             recorded: true,
+            channel: None,
         };
         let said = |pointer: &str, value: Value| {
             let mut receipt = json!({

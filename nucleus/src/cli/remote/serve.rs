@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use cell_abi::{AccountId, CellHash, Fuel, NanoAtp};
+use cell_abi::{AccountId, CellHash, NanoAtp};
 use cell_host::gate::MODULE_BYTES_MAX;
 use cell_host::{ModuleKind, Rates};
 use clap::Args;
@@ -23,15 +23,17 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::modules::Modules;
 use super::wire::{self, End, Kind, RECEIPT_BYTES_MAX, SPEC_BYTES_MAX, Spec};
 use crate::bank::Bank;
+use crate::cli::channel;
 use crate::cli::job_end::{Ended, Terms};
+use crate::cli::job_funds::Funds;
 use crate::cli::job_process::JobProcess;
 use crate::cli::run::pass_signals_on;
 use crate::cli::{Exit, Failure, Global};
 use crate::compile::{self, Compiled, Payer};
 use crate::config::Config;
 use crate::home::Home;
-use crate::job_worker::{JobReport, Prepare, RunJob, TapeUse, Task};
-use crate::link::ModuleFacts;
+use crate::job_worker::{Prepare, RunJob, TapeUse, Task};
+use crate::link::{Link, ModuleFacts};
 
 /// How long the other machine may be silent before its job runs.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(20);
@@ -53,12 +55,7 @@ pub(crate) struct Arguments {
 
 /// Runs the job that comes by standard input, which is a socket.
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    let socket = UnixStream::from(rustix::stdio::stdin().try_clone_to_owned()?);
-    let null = fs::File::open("/dev/null")?;
-    rustix::stdio::dup2_stdin(&null)?;
-    // So far this end of the socket is as the gateway left it.
-    socket.set_nonblocking(false)?;
+    let socket = Link::session_of_child()?;
     socket.set_read_timeout(Some(SILENCE_MAX))?;
     let prepared = Arc::new(AtomicBool::new(false));
     hurry(socket.try_clone()?, Arc::clone(&prepared))?;
@@ -134,7 +131,12 @@ fn serve(
     if cache.find(hash).is_none() {
         out.write(Kind::Progress, b"compiling");
     }
-    let compiled = compile::compile(&cache, &wasm, Payer::Peer(&mut bank, peer))?;
+    let payer = match &spec.channel {
+        // What it may cost there is on the channel's account, and nowhere else.
+        Some(channel) => channel::account_of(home, peer, channel)?,
+        None => peer,
+    };
+    let compiled = compile::compile(&cache, &wasm, Payer::Peer(&mut bank, payer))?;
     if compiled.info.kind != ModuleKind::Command {
         return Err(Failure::new(Exit::Refused, "this is a cell, not a command").into());
     }
@@ -151,16 +153,21 @@ fn serve(
     let terms = Terms {
         compiled: &compiled,
         rates,
-        payer: peer,
+        payer,
         program,
         arguments,
         environment: &spec.environment,
         directories: Vec::new(),
         memory_mb_max: spec.memory_mb_max,
     };
-    let budget = (NanoAtp(spec.budget_nano_atp), spec.is_budget_given);
-    let hint = format!("have that machine's owner type: cell ledger grant 5 {peer}");
-    let held = terms.hold(&mut bank, budget, &hint)?;
+    let by_slices = spec.channel.is_some();
+    let budget = NanoAtp(spec.budget_nano_atp);
+    let hint = match by_slices {
+        true => "agree to larger slices, with --slice".to_owned(),
+        false => format!("have that machine's owner type: cell ledger grant 5 {peer}"),
+    };
+    let is_given = spec.is_budget_given && !by_slices;
+    let held = terms.hold(&mut bank, (budget, is_given), &hint)?;
     let job_ms_max = config.peers.job_s_max.saturating_mul(1000);
     let running = Running {
         spec: &spec,
@@ -169,9 +176,11 @@ fn serve(
         started: SystemTime::now(),
         timeout_ms: spec.timeout_ms.unwrap_or(job_ms_max).clamp(1, job_ms_max),
     };
-    let ended = running.execute(process, held.amount.fuel_at_base_price(), &artefact, socket, out);
-    let ended = ended.inspect_err(|_| drop(bank.void(held)))?;
-    let (charge, receipt) = terms.settle(&bank, held, &ended, running.started, &home.key()?)?;
+    let mut funds = terms.funds(held, by_slices.then_some(budget));
+    let ended = running.execute(process, (&mut bank, &mut funds), &artefact, socket, out);
+    let ended = ended.inspect_err(|_| funds.give_back(&bank))?;
+    let (charge, receipt) =
+        terms.settle(&mut bank, funds, &ended, running.started, &home.key()?)?;
     let receipt = receipt.to_string();
     if receipt.len() <= RECEIPT_BYTES_MAX {
         out.write(Kind::Receipt, receipt.as_bytes());
@@ -232,7 +241,7 @@ impl Running<'_> {
     fn execute(
         &self,
         mut process: JobProcess,
-        fuel: Fuel,
+        (bank, funds): (&mut Bank, &mut Funds),
         artefact: &fs::File,
         socket: &UnixStream,
         out: &Out,
@@ -247,7 +256,7 @@ impl Running<'_> {
         // The peer begins to send its input when it hears of this.
         out.write(Kind::Progress, b"running");
         // Where that fails the process has ended; what it said, or its end, tells why.
-        let _ = process.link.send(&Task::Job(self.job(fuel)), &fds);
+        let _ = process.link.send(&Task::Job(self.job(funds)), &fds);
         drop((stdin, stdout, stderr));
         let job = Job::of(&process);
         let from = socket.try_clone()?;
@@ -274,7 +283,7 @@ impl Running<'_> {
             })
         };
         let carried = [carry(output, Kind::Output)?, carry(errors, Kind::Errors)?];
-        let reported = process.link.receive::<JobReport>(&mut Vec::new());
+        let reported = funds.feed(bank, &process.link, || job.signal(Signal::INT));
         // Its number may be another process' as soon as it has ended.
         job.is_over();
         let status = process.end()?;
@@ -287,7 +296,7 @@ impl Running<'_> {
         Ended::read(reported?, status)
     }
 
-    fn job(&self, fuel: Fuel) -> RunJob {
+    fn job(&self, funds: &Funds) -> RunJob {
         let spec = self.spec;
         RunJob {
             hash: self.compiled.hash.to_string(),
@@ -295,7 +304,8 @@ impl Running<'_> {
             arguments: spec.arguments.clone(),
             environment: spec.environment.clone(),
             directories: Vec::new(),
-            fuel: fuel.0,
+            fuel: funds.most().fuel_at_base_price().0,
+            allowance: funds.allowance(),
             memory_bytes_max: u64::from(spec.memory_mb_max) << 20,
             timeout_ms: Some(self.timeout_ms),
             rates: self.rates.0,

@@ -70,6 +70,9 @@ pub(super) struct Spec {
     pub(super) timeout_ms: Option<u64>,
     /// Record what it takes to run it again.
     pub(super) recorded: bool,
+    /// The channel that pays; without one the account of who asks does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) channel: Option<String>,
 }
 
 /// How it ended.

@@ -1,0 +1,452 @@
+//! A channel from the side that pays: opened before work is sent, fed with vouchers while it runs, closed
+//! when its last bill fits what was delivered.
+
+use std::fs::File;
+use std::io::{BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use cell_abi::{AccountId, NanoAtp};
+use cell_channel::{ChannelError, Leaf, LedgerAt, Payer, Quote, Standing, Wish};
+use cell_ledger::{ContentHash, signed};
+use cell_peer::Request;
+use cell_peer::tunnel::now_s;
+
+use super::store::{Kept, Side, Store};
+use super::wire::{self, ToEscrow, ToPayee, ToPayer};
+use super::{escrow, hot_key};
+use crate::cli::output::escape;
+use crate::cli::remote::ask::DIAL_TIME_MAX;
+use crate::cli::{Exit, Failure};
+use crate::home::Home;
+use crate::peers::{Machine, Peers};
+
+/// How long the other machine may take to answer, and to end what is under way and bill it.
+pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(20);
+/// How long a channel lasts.
+const LIFE_S: u64 = 24 * 3600;
+/// Leaves that a payer keeps until their bill comes.
+pub(super) const GAP_LEAVES_MAX: usize = 65_536;
+
+/// A channel that pays for what another machine does.
+pub(crate) struct Money {
+    home: Home,
+    ledger: LedgerAt,
+    to: UnixStream,
+    heard: Receiver<anyhow::Result<ToPayer>>,
+    books: Arc<Mutex<Books>>,
+    _lock: File,
+}
+
+/// What the thread that hears of bills shares with who opened the channel.
+struct Books {
+    payer: Payer,
+    store: Store,
+    ledger: LedgerAt,
+    address: String,
+    slice: NanoAtp,
+    leaves: Vec<Leaf>,
+}
+
+/// What there is to pay with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Purse<'a> {
+    /// The ledger: `here`, the name of a peer, or KEY@HOST:PORT.
+    pub(crate) ledger: &'a str,
+    /// The most that everything may cost.
+    pub(crate) deposit: NanoAtp,
+    /// The most that is at stake at a time.
+    pub(crate) slice: NanoAtp,
+}
+
+impl Money {
+    /// Has the deposit set aside, opens the channel, and agrees to a first slice.
+    pub(crate) fn open(home: &Home, machine: &Machine, purse: Purse<'_>) -> anyhow::Result<Self> {
+        let key = home.key()?;
+        let owner = signed::node(&key);
+        let mut to = machine.connect(home, &Request::Channel, DIAL_TIME_MAX)?;
+        to.set_write_timeout(Some(ANSWER_TIME_MAX))?;
+        let heard = listen(to.try_clone()?)?;
+        wire::write(&mut to, &ToPayee::Quote)?;
+        let quote = match next(&heard)? {
+            ToPayer::Quote(quote) if quote.body.payee == machine.peer => quote,
+            other => return Err(unexpected(other)),
+        };
+        let ledger = choose(home, owner, purse.ledger, &quote.body)?;
+        let mut random = [0; 32];
+        getrandom::fill(&mut random).map_err(|e| anyhow::anyhow!("get randomness: {e}"))?;
+        let salt = ContentHash::from_bytes(random);
+        let wish = Wish {
+            payer: owner,
+            ledger: ledger.key,
+            deposit: purse.deposit,
+            salt,
+            expires_s: now_s() + LIFE_S,
+        };
+        let payer = Payer::open(quote.clone(), &wish, &key, hot_key(&key, Some(salt)), now_s())?;
+        let (open, store) = (payer.record().open.clone(), Store::open(home)?);
+        let lock = store.lock(payer.channel())?.context("the channel is locked")?;
+        if !store.make_room()? {
+            bail!("there are too many open channels; close one with `cell channel close`");
+        }
+        let address = machine.address.clone();
+        let slice = purse.slice;
+        let books =
+            Books { payer, store, ledger: ledger.clone(), address, slice, leaves: Vec::new() };
+        // Kept before there is money in it: so that it is found again, whatever happens.
+        books.keep(None)?;
+        let funded = escrow::fund(home, &ledger, &open)?;
+        wire::write(&mut to, &ToPayee::Open { quote, open, funded: funded.clone() })?;
+        match next(&heard)? {
+            ToPayer::Accepted(accept) => books.payer.is_accepted(&accept, &funded)?,
+            other => return Err(unexpected(other)),
+        }
+        let books = Arc::new(Mutex::new(books));
+        let mut this = Self { home: home.clone(), ledger, to, heard, books, _lock: lock };
+        this.agree()?;
+        match next(&this.heard)? {
+            ToPayer::Credited { .. } => Ok(this),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// The channel's id.
+    pub(crate) fn channel(&self) -> ContentHash {
+        self.books().payer.channel()
+    }
+
+    fn books(&self) -> std::sync::MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Agrees to more, if it is time.
+    fn agree(&mut self) -> anyhow::Result<()> {
+        let mut books = self.books();
+        let slice = books.slice;
+        let Some(voucher) = books.payer.voucher(slice, now_s()) else { return Ok(()) };
+        // Kept first: a lower ceiling is never signed again.
+        books.keep(None)?;
+        drop(books);
+        wire::write(&mut self.to, &ToPayee::Voucher(voucher))
+    }
+
+    /// Hears of bills and agrees to more on a thread of its own, until it is asked to end.
+    pub(crate) fn pay(mut self) -> anyhow::Result<Paying> {
+        let (ask, asked) = sync_channel::<()>(1);
+        let channel = self.channel();
+        let thread = thread::Builder::new().name("money".into()).spawn(move || {
+            let failed = loop {
+                match self.heard.recv_timeout(Duration::from_millis(50)) {
+                    Ok(Ok(message)) => {
+                        if let Err(error) = self.take(message).and_then(|_| self.agree()) {
+                            break Some(error);
+                        }
+                    }
+                    Ok(Err(error)) => break Some(error),
+                    Err(RecvTimeoutError::Disconnected) => {
+                        break Some(anyhow::anyhow!("the line for the channel was lost"));
+                    }
+                    Err(RecvTimeoutError::Timeout) => {}
+                }
+                // Dropped, too, if the work has failed.
+                if !matches!(asked.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty)) {
+                    break None;
+                }
+            };
+            (self, failed)
+        })?;
+        Ok(Paying { channel, ask, thread })
+    }
+
+    /// Takes a message; `true` for the last bill.
+    fn take(&mut self, message: ToPayer) -> anyhow::Result<bool> {
+        let mut books = self.books();
+        match message {
+            ToPayer::Leaves(leaves) if books.leaves.len() + leaves.len() <= GAP_LEAVES_MAX => {
+                books.leaves.extend(leaves);
+                Ok(false)
+            }
+            ToPayer::Bill { receipt, is_last } => {
+                let leaves = std::mem::take(&mut books.leaves);
+                match books.payer.take(receipt, &leaves) {
+                    Ok(_) => books.keep(None)?,
+                    Err(error) => {
+                        return Err(caught(&self.home, &error).unwrap_or_else(|| error.into()));
+                    }
+                }
+                Ok(is_last)
+            }
+            ToPayer::Credited { .. } => Ok(false),
+            other => {
+                drop(books);
+                Err(unexpected(other))
+            }
+        }
+    }
+
+    /// Has everything billed that is under way, and closes, if the bill is what `is_right` takes.
+    fn settle(
+        mut self,
+        is_right: impl FnOnce(NanoAtp) -> Result<(), String>,
+    ) -> anyhow::Result<Standing> {
+        wire::write(&mut self.to, &ToPayee::Bill)?;
+        let began = Instant::now();
+        loop {
+            match next(&self.heard)? {
+                ToPayer::Refused(why) if why == "there is nothing to bill" => break,
+                message => {
+                    if self.take(message)? {
+                        break;
+                    }
+                }
+            }
+            if began.elapsed() > ANSWER_TIME_MAX {
+                bail!("the other machine does not end its work");
+            }
+        }
+        let charge = self.books().payer.charge();
+        if let Err(why) = is_right(charge) {
+            let standing = self.request_close()?;
+            let until = standing.expires_ms / 1000;
+            let message = format!(
+                "{why}; no more is agreed to, and the rest of the deposit comes back at {until} (seconds since 1970)"
+            );
+            return Err(Failure::new(Exit::NucleusFault, message).into());
+        }
+        let close = self.books().payer.close();
+        wire::write(&mut self.to, &ToPayee::Close(close))?;
+        loop {
+            match next(&self.heard)? {
+                ToPayer::Closed(_) => break,
+                ToPayer::Credited { .. } => {}
+                other => return Err(unexpected(other)),
+            }
+        }
+        // The ledger's word counts, not the payee's.
+        let open = self.books().payer.record().open.clone();
+        let standing = escrow::standing(&self.home, &self.ledger, ToEscrow::Standing(open))?;
+        self.books().keep(Some(standing))?;
+        if standing.paid_nano != charge.0 {
+            bail!(
+                "the ledger paid {} nano-ATP, and the bill says {}",
+                standing.paid_nano,
+                charge.0
+            );
+        }
+        Ok(standing)
+    }
+
+    /// Asks the ledger for the rest, after the time in which the payee may still claim.
+    fn request_close(&self) -> anyhow::Result<Standing> {
+        let (open, request) = {
+            let books = self.books();
+            (books.payer.record().open.clone(), books.payer.request_close())
+        };
+        let standing =
+            escrow::standing(&self.home, &self.ledger, ToEscrow::RequestClose { open, request })?;
+        self.books().keep(Some(standing))?;
+        Ok(standing)
+    }
+}
+
+impl Books {
+    fn keep(&self, standing: Option<Standing>) -> anyhow::Result<()> {
+        let side =
+            Side::Pays { record: self.payer.record().clone(), address: self.address.clone() };
+        self.store.write(&Kept { ledger: self.ledger.clone(), side, standing })
+    }
+}
+
+/// A channel whose bills are being paid.
+pub(crate) struct Paying {
+    /// The channel's id.
+    pub(crate) channel: ContentHash,
+    ask: std::sync::mpsc::SyncSender<()>,
+    thread: thread::JoinHandle<(Money, Option<anyhow::Error>)>,
+}
+
+impl Paying {
+    /// Ends it. `is_right` says whether that is what everything should have cost.
+    pub(crate) fn end(
+        self,
+        is_right: impl FnOnce(NanoAtp) -> Result<(), String>,
+    ) -> anyhow::Result<Standing> {
+        // It may have ended by itself.
+        let _ = self.ask.try_send(());
+        let (money, failed) =
+            self.thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?;
+        match failed {
+            None => money.settle(is_right),
+            Some(error) => {
+                let asked = money.request_close();
+                let rest = match asked {
+                    Ok(standing) => {
+                        format!(
+                            "the rest of the deposit comes back at {} (seconds since 1970)",
+                            standing.expires_ms / 1000
+                        )
+                    }
+                    Err(again) => format!(
+                        "`cell channel close {}` asks for the rest: {again:#}",
+                        self.channel.short()
+                    ),
+                };
+                Err(error.context(rest))
+            }
+        }
+    }
+}
+
+/// Goes on with a channel that was left, closes it with the payee if that answers, and at the ledger if not.
+pub(super) fn close(home: &Home, kept: Kept, by_force: bool) -> anyhow::Result<Standing> {
+    let Kept { ledger, side: Side::Pays { record, address }, standing } = kept else {
+        bail!("this machine is paid by that channel; `cell channel claim` claims");
+    };
+    let (key, salt) = (home.key()?, record.open.body.salt);
+    let peer = record.open.body.payee;
+    let payer = Payer::resume(record, hot_key(&key, Some(salt)));
+    let store = Store::open(home)?;
+    let lock = store.lock(payer.channel())?.context("another process works with that channel")?;
+    let books = Books {
+        payer,
+        store,
+        ledger: ledger.clone(),
+        address: address.clone(),
+        slice: NanoAtp::ZERO,
+        leaves: Vec::new(),
+    };
+    let asked =
+        escrow::standing(home, &ledger, ToEscrow::Standing(books.payer.record().open.clone()));
+    if let Ok(now) = asked
+        && !now.is_open
+    {
+        books.keep(Some(now))?;
+        return Ok(now);
+    }
+    books.keep(standing)?;
+    let machine = Machine { peer, address };
+    let books = Arc::new(Mutex::new(books));
+    let by_ledger = |books: &Arc<Mutex<Books>>| -> anyhow::Result<Money> {
+        let (to, _) = UnixStream::pair()?;
+        let (_, heard) = sync_channel(1);
+        let (home, ledger) = (home.clone(), ledger.clone());
+        Ok(Money { home, ledger, to, heard, books: Arc::clone(books), _lock: lock.try_clone()? })
+    };
+    if by_force {
+        return by_ledger(&books)?.request_close();
+    }
+    let to = machine.connect(home, &Request::Channel, DIAL_TIME_MAX).context(
+        "the machine that is paid does not answer; `cell channel close --force` asks the ledger alone",
+    )?;
+    to.set_write_timeout(Some(ANSWER_TIME_MAX))?;
+    let heard = listen(to.try_clone()?)?;
+    let mut money = Money { to, heard, ..by_ledger(&books)? };
+    money.resync()?;
+    money.settle(|_| Ok(()))
+}
+
+impl Money {
+    /// Learns from the payee what this side does not know yet.
+    fn resync(&mut self) -> anyhow::Result<()> {
+        let (channel, leaves) = {
+            let books = self.books();
+            let last = books.payer.record().last.receipt.as_ref();
+            (books.payer.channel().to_string(), last.map_or(0, |receipt| receipt.body.leaves))
+        };
+        wire::write(&mut self.to, &ToPayee::Resume { channel, leaves })?;
+        loop {
+            match next(&self.heard)? {
+                ToPayer::Shown { last, .. } => {
+                    let mut books = self.books();
+                    let leaves = std::mem::take(&mut books.leaves);
+                    books.payer.resync(last, &leaves)?;
+                    return books.keep(None);
+                }
+                message => {
+                    self.take(message)?;
+                }
+            }
+        }
+    }
+}
+
+/// The ledger that both accept.
+fn choose(home: &Home, owner: AccountId, wanted: &str, quote: &Quote) -> anyhow::Result<LedgerAt> {
+    let key = match wanted {
+        "here" => owner,
+        named => match Peers::read(home)?.find(named) {
+            Some(peer) => AccountId::parse(&peer.key)?,
+            None => Machine::parse(named, &Peers::default()).context("--pay-by")?.peer,
+        },
+    };
+    let known = quote.ledgers.iter().find(|ledger| ledger.key == key).cloned();
+    known.ok_or_else(|| {
+        let theirs: Vec<_> = quote
+            .ledgers
+            .iter()
+            .map(|ledger| format!("{}@{}", ledger.key, escape(&ledger.address)))
+            .collect();
+        let message = format!(
+            "that machine does not take money of the ledger `{wanted}`; it takes {}",
+            theirs.join(", ")
+        );
+        Failure::new(Exit::Usage, message).into()
+    })
+}
+
+/// Reads what comes on a thread of its own.
+fn listen(socket: UnixStream) -> anyhow::Result<Receiver<anyhow::Result<ToPayer>>> {
+    let (send, receive) = sync_channel(16);
+    thread::Builder::new().name("payee".into()).spawn(move || {
+        let mut from = BufReader::new(socket);
+        loop {
+            let message = match wire::read(&mut from) {
+                Ok(Some(message)) => Ok(message),
+                Ok(None) => return,
+                Err(error) => Err(error),
+            };
+            let is_over = message.is_err();
+            if send.send(message).is_err() || is_over {
+                return;
+            }
+        }
+    })?;
+    Ok(receive)
+}
+
+fn next(heard: &Receiver<anyhow::Result<ToPayer>>) -> anyhow::Result<ToPayer> {
+    match heard.recv_timeout(ANSWER_TIME_MAX) {
+        Ok(message) => message,
+        Err(RecvTimeoutError::Timeout) => bail!("the machine that is paid does not answer"),
+        Err(RecvTimeoutError::Disconnected) => bail!("the machine that is paid hung up"),
+    }
+}
+
+fn unexpected(message: ToPayer) -> anyhow::Error {
+    match message {
+        ToPayer::Refused(why) => {
+            let message = format!("the machine that is paid: {}", escape(&why));
+            Failure::new(Exit::Refused, message).into()
+        }
+        _ => anyhow::anyhow!("the machine that is paid says what was not asked"),
+    }
+}
+
+/// Keeps what proves a cheat, and says where.
+fn caught(home: &Home, error: &ChannelError) -> Option<anyhow::Error> {
+    let ChannelError::Equivocation(proof) = error else { return None };
+    let path = home.root().join(format!("cheat-{}.json", proof.open.channel().short()));
+    let written = File::create(&path).and_then(|mut file| {
+        let text = serde_json::to_string_pretty(proof).map_err(std::io::Error::other)?;
+        file.write_all(text.as_bytes())
+    });
+    let kept = match written {
+        Ok(()) => format!("the proof is in {}", path.display()),
+        Err(error) => format!("the proof could not be kept: {error}"),
+    };
+    Some(anyhow::anyhow!("{error}; {kept}"))
+}
