@@ -26,6 +26,9 @@ pub(crate) const JOB_MEMORY_MB_MAX: u32 = 256;
 /// How long such a job may take, in seconds, unless the file says otherwise.
 pub(crate) const JOB_S_MAX: u64 = 3600;
 
+/// How long a machine wants to be able to claim after a channel's end, in seconds, unless the file says otherwise.
+pub(crate) const CLAIM_S: u64 = 3600;
+
 /// The file, checked.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -64,6 +67,9 @@ pub(crate) struct Listening {
     /// Ledgers whose money is taken for work, as KEY@HOST:PORT: machines that keep deposits of channels.
     /// Default: none, so a peer spends what it was granted here.
     pub(crate) ledgers: Vec<String>,
+    /// How long after a channel's end this machine wants to be able to claim, in seconds: 1 to 604,800. Default
+    /// 3600: it must be up and reach the ledger in that time.
+    pub(crate) claim_s: u64,
     /// Whether this machine's ledger keeps deposits of channels, and pays them out. Default: no.
     pub(crate) escrow: bool,
 }
@@ -90,6 +96,7 @@ impl Default for Listening {
             job_memory_mb_max: JOB_MEMORY_MB_MAX,
             job_s_max: JOB_S_MAX,
             ledgers: Vec::new(),
+            claim_s: CLAIM_S,
             escrow: false,
         }
     }
@@ -185,6 +192,11 @@ impl Config {
         anyhow::ensure!(
             (1..=80_000).contains(&seconds),
             "peers.job_s_max = {seconds} must be between 1 and 80000"
+        );
+        let seconds = config.peers.claim_s;
+        anyhow::ensure!(
+            (1..=604_800).contains(&seconds),
+            "peers.claim_s = {seconds} must be between 1 and 604800"
         );
         anyhow::ensure!(
             config.peers.ledgers.len() <= cell_discovery::LEDGERS_MAX,

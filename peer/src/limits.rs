@@ -30,6 +30,10 @@ cell_abi::limits! {
         ///
         /// The session is closed.
         LINGER_S_MAX: i64;
+        /// How long another machine may leave what it is sent unacknowledged, in milliseconds.
+        ///
+        /// The line counts as cut.
+        UNHEARD_MS_MAX: u32;
     }
     crate::credentials {
         /// How long the identity's word for a key of sessions holds, in seconds.

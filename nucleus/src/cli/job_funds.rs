@@ -83,37 +83,43 @@ impl Funds {
         }
     }
 
-    /// The job has spent this much: once that is half of what is set aside it is paid, and as much as there
-    /// is set aside anew.
+    /// The job has spent this much: once that is half of what is set aside, or all but what it is not let on
+    /// with, it is paid, and as much as there is set aside anew.
     fn spend(&mut self, bank: &mut Bank, spent: NanoAtp) -> anyhow::Result<()> {
         let Some(budget) = self.budget else { return Ok(()) };
         let due = spent.saturating_sub(self.paid);
         let rest = budget.saturating_sub(self.paid).saturating_sub(due);
-        match self.held {
-            Some(held) if due.0.saturating_mul(2) < held.amount.0 || due > held.amount => Ok(()),
-            // The last slice is paid at the end.
-            Some(held)
-                if rest == NanoAtp::ZERO || held.amount.0 >= due.0.saturating_add(rest.0) =>
-            {
+        let Some(held) = self.held else {
+            return self.hold(bank, budget.saturating_sub(self.paid));
+        };
+        let left = held.amount.saturating_sub(due);
+        // The last slice is paid at the end.
+        if left >= rest || due > held.amount {
+            return Ok(());
+        }
+        let is_half = due.0.saturating_mul(2) >= held.amount.0;
+        let is_more = || bank.ledger.balance(self.account).map(|b| b.available() > NanoAtp::ZERO);
+        if !is_half && (left.0 > LEAST_NANO || !is_more()?) {
+            return Ok(());
+        }
+        let next = bank.new_hold(self.account, NanoAtp(1), rest);
+        let payments =
+            if due > NanoAtp::ZERO { vec![self.payment(bank, held, due)] } else { Vec::new() };
+        let settled = bank.apply(&Settle { hold: held.id, payments, next: Some(next) });
+        self.held = settled.context("pay for a slice")?;
+        self.paid = self.paid.checked_add(due).context("such a charge cannot be")?;
+        Ok(())
+    }
+
+    fn hold(&mut self, bank: &mut Bank, amount: NanoAtp) -> anyhow::Result<()> {
+        match bank.hold(self.account, NanoAtp(1), amount) {
+            Ok(held) => {
+                self.held = Some(held);
                 Ok(())
             }
-            Some(held) => {
-                let next = bank.new_hold(self.account, NanoAtp(1), rest);
-                let payments = vec![self.payment(bank, held, due)];
-                let settled = bank.apply(&Settle { hold: held.id, payments, next: Some(next) });
-                self.held = settled.context("pay for a slice")?;
-                self.paid = self.paid.checked_add(due).context("such a charge cannot be")?;
-                Ok(())
-            }
-            None => match bank.hold(self.account, NanoAtp(1), budget.saturating_sub(self.paid)) {
-                Ok(held) => {
-                    self.held = Some(held);
-                    Ok(())
-                }
-                // The payer agrees to more in time, or it ends.
-                Err(LedgerError::InsufficientFunds { .. }) => Ok(()),
-                Err(error) => Err(error).context("set a slice aside"),
-            },
+            // The payer agrees to more in time, or it ends.
+            Err(LedgerError::InsufficientFunds { .. }) => Ok(()),
+            Err(error) => Err(error).context("set a slice aside"),
         }
     }
 

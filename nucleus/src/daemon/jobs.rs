@@ -3,6 +3,7 @@
 
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use cell_abi::AccountId;
@@ -24,6 +25,9 @@ pub(super) const TELLERS_MAX: usize = 8;
 pub(super) const TELLERS_PER_PEER_MAX: usize = 2;
 /// The same of all machines that nobody has named; each may have one.
 pub(super) const STRANGER_TELLERS_MAX: usize = 4;
+
+/// How often what is owed is claimed, if that failed when it was due.
+const CLAIM_EVERY: Duration = Duration::from_secs(600);
 
 /// What a process does for another machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +51,13 @@ impl Kind {
         }
     }
 
+    const fn plural(self) -> &'static str {
+        match self {
+            Self::Job => "jobs run",
+            Self::Channel | Self::Escrow => "such sessions are",
+        }
+    }
+
     const fn command(self) -> &'static str {
         match self {
             Self::Job => "peer-job",
@@ -60,6 +71,8 @@ impl Kind {
 pub(super) struct Jobs {
     home: Home,
     running: Vec<Running>,
+    claimed: Option<Instant>,
+    claiming: Option<Child>,
 }
 
 struct Running {
@@ -71,7 +84,25 @@ struct Running {
 
 impl Jobs {
     pub(super) fn new(home: &Home) -> Self {
-        Self { home: home.clone(), running: Vec::new() }
+        Self { home: home.clone(), running: Vec::new(), claimed: None, claiming: None }
+    }
+
+    /// Has everything claimed that other machines owe, by a process of its own, now and then.
+    pub(super) fn claim(&mut self) {
+        if self.claimed.is_some_and(|at| at.elapsed() < CLAIM_EVERY) {
+            return;
+        }
+        self.claimed = Some(Instant::now());
+        if !self.home.root().join("channels").is_dir() {
+            return;
+        }
+        match self.command("channel").and_then(|mut command| {
+            let command = command.arg("claim").arg("--quiet").stdin(Stdio::null());
+            command.spawn().context("start what claims")
+        }) {
+            Ok(child) => self.claiming = Some(child),
+            Err(error) => tracing::error!(error = %format!("{error:#}"), "claim"),
+        }
     }
 
     /// Whether a machine has a channel open here, from which it can pay.
@@ -96,7 +127,7 @@ impl Jobs {
             false => of_peer == 0 && of_strangers < of_strangers_max,
         };
         if !fits || like().count() >= all_max {
-            return Err("too many of those run here already; try again later".into());
+            return Err(format!("too many {} here already; try again later", kind.plural()));
         }
         match self.spawn(kind, peer, connection) {
             Ok(child) => {
@@ -111,18 +142,28 @@ impl Jobs {
     }
 
     fn spawn(&self, kind: Kind, peer: AccountId, connection: OwnedFd) -> anyhow::Result<Child> {
+        let mut command = self.command(kind.command())?;
+        command.arg(peer.to_string()).stdin(Stdio::from(connection));
+        command.spawn().context("start its process")
+    }
+
+    /// This program, for this home.
+    fn command(&self, name: &str) -> anyhow::Result<Command> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg(kind.command()).arg(peer.to_string()).arg("--home").arg(self.home.root());
-        command.env_clear().current_dir("/").stdin(Stdio::from(connection)).stdout(Stdio::null());
+        command.env_clear().current_dir("/").stdout(Stdio::null());
+        command.arg(name).arg("--home").arg(self.home.root());
         if let Some(url) = self.home.ledger_url() {
             command.env(LEDGER_VARIABLE, url);
         }
-        command.spawn().context("start its process")
+        Ok(command)
     }
 
     /// Forgets those that have ended.
     pub(super) fn reap(&mut self) {
         self.running.retain_mut(|running| matches!(running.child.try_wait(), Ok(None)));
+        if self.claiming.as_mut().is_some_and(|child| !matches!(child.try_wait(), Ok(None))) {
+            self.claiming = None;
+        }
     }
 
     /// Has every job end, and pay for what it did.
@@ -146,6 +187,10 @@ impl Drop for Jobs {
     fn drop(&mut self) {
         for Running { child, .. } in &mut self.running {
             // It has ended, or does not end; its hold is void with it.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if let Some(child) = &mut self.claiming {
             let _ = child.kill();
             let _ = child.wait();
         }

@@ -190,6 +190,7 @@ impl Nucleus {
                     gateway.tick()?;
                 }
                 self.jobs.reap();
+                self.jobs.claim();
                 tolerate(self.holds.catch_up())?;
                 tolerate(self.storage.tick(self.holds.bank()).map_err(Into::into))?;
                 if self.checkpointed.elapsed() >= CHECKPOINT_EVERY {
@@ -452,7 +453,6 @@ impl Nucleus {
     /// Lets calls in flight end, takes the last usage, and leaves nothing behind.
     fn go_down(&mut self, inbox: &Receiver<Event>) {
         self.readiness.stopping();
-        self.gateway = None;
         self.jobs.shut_down();
         let mut running = self.workers.shut_down();
         let until = Instant::now() + DOWN_TIME_MAX;
@@ -479,6 +479,8 @@ impl Nucleus {
         while self.jobs.are_running() && Instant::now() < until {
             thread::sleep(Duration::from_millis(10));
         }
+        // Until now it carried how those ended.
+        self.gateway = None;
         self.pay_what_waits();
         self.holds.checkpoint();
         self.workers.kill();

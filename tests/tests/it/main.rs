@@ -14,6 +14,7 @@
 
 mod audit;
 mod boundaries;
+mod channels;
 mod cli;
 mod compiler;
 mod crash;

@@ -413,13 +413,13 @@ fn peers_are_named_by_hand() {
 }
 
 /// Two network namespaces with a cable between them; they go when this does.
-struct Two {
+pub(crate) struct Namespaces {
     names: [String; 2],
 }
 
-impl Two {
+impl Namespaces {
     /// `None`, and why, where this machine lets nobody make them.
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         let id = std::process::id();
         let this = Self { names: [format!("ct-{id}-a"), format!("ct-{id}-b")] };
         let [a, b] = &this.names;
@@ -435,14 +435,20 @@ impl Two {
         match made {
             Ok(made) if made.status.success() => Some(this),
             other => {
-                println!("peers::two_machines_with_addresses_of_their_own SKIPPED: {other:?}");
+                let test = std::thread::current();
+                println!("{} SKIPPED: {other:?}", test.name().unwrap_or_default());
                 None
             }
         }
     }
 
     /// Runs `cell` in one of them.
-    fn cell(&self, namespace: usize, home: &Home, arguments: &[&str]) -> std::process::Output {
+    pub(crate) fn cell(
+        &self,
+        namespace: usize,
+        home: &Home,
+        arguments: &[&str],
+    ) -> std::process::Output {
         let command = home.command(arguments);
         Command::new("ip")
             .args(["netns", "exec", &self.names[namespace]])
@@ -454,7 +460,7 @@ impl Two {
     }
 }
 
-impl Drop for Two {
+impl Drop for Namespaces {
     fn drop(&mut self) {
         for name in &self.names {
             let _ = Command::new("ip").args(["netns", "del", name]).output();
@@ -466,7 +472,7 @@ impl Drop for Two {
 /// its replies said, and the receipt is checked where the caller is.
 #[test]
 fn two_machines_with_addresses_of_their_own() {
-    let Some(two) = Two::new() else { return };
+    let Some(two) = Namespaces::new() else { return };
     let (donor, consumer) = (Home::new(), Home::new());
     let settings = "[peers]\nlisten = \"10.77.0.1:7316\"\n";
     fs::write(donor.path().join("nucleus.toml"), settings).unwrap();
@@ -516,7 +522,7 @@ fn two_machines_with_addresses_of_their_own() {
 }
 
 /// Ends the nucleus of a home.
-struct Down<'a>(&'a Home);
+pub(crate) struct Down<'a>(pub(crate) &'a Home);
 
 impl Drop for Down<'_> {
     fn drop(&mut self) {

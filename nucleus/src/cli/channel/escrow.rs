@@ -1,8 +1,6 @@
 //! The ledger's end of channels: a process that answers one machine, and how a machine asks.
 
 use std::io::BufReader;
-use std::os::unix::net::UnixStream;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -14,7 +12,6 @@ use clap::Args;
 use super::wire::{self, FromEscrow, ToEscrow};
 use crate::bank::Bank;
 use crate::cli::output::escape;
-use crate::cli::remote::ask::DIAL_TIME_MAX;
 use crate::cli::{Exit, Failure, Global};
 use crate::home::Home;
 use crate::link::Link;
@@ -24,9 +21,6 @@ use crate::peers::Machine;
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(20);
 /// Questions in one session.
 pub(super) const QUESTIONS_MAX: usize = 64;
-/// How often a ledger is asked that is busy, and how long after.
-const TRIES: u32 = 5;
-const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -106,7 +100,7 @@ fn ask(home: &Home, at: &LedgerAt, asked: ToEscrow) -> anyhow::Result<FromEscrow
         answer(&Bank::open(home)?, &key, asked)
     } else {
         let machine = Machine { peer: at.key, address: at.address.clone() };
-        let mut socket = connect(home, &machine)?;
+        let mut socket = super::connect(home, &machine, &Request::Escrow)?;
         socket.set_read_timeout(Some(SILENCE_MAX))?;
         wire::write(&mut socket, &asked)?;
         let answered = wire::read(&mut BufReader::new(socket))?;
@@ -118,16 +112,5 @@ fn ask(home: &Home, at: &LedgerAt, asked: ToEscrow) -> anyhow::Result<FromEscrow
             Err(Failure::new(Exit::Refused, message).into())
         }
         answered => Ok(answered),
-    }
-}
-
-fn connect(home: &Home, machine: &Machine) -> anyhow::Result<UnixStream> {
-    let mut tries = 1;
-    loop {
-        match machine.connect(home, &Request::Escrow, DIAL_TIME_MAX) {
-            Err(_) if tries < TRIES => thread::sleep(AGAIN_AFTER * tries),
-            result => return result,
-        }
-        tries += 1;
     }
 }

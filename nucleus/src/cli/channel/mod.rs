@@ -4,17 +4,23 @@
 //! this home's books.
 
 use std::fmt::Write as _;
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::Duration;
 
 use cell_abi::{AccountId, NanoAtp};
 use cell_ledger::ContentHash;
+use cell_peer::Request;
 use clap::Subcommand;
 use ed25519_dalek::SigningKey;
 use serde_json::json;
 
 use self::store::{Kept, Side, Store};
 use super::output::escape;
+use super::remote::ask::DIAL_TIME_MAX;
 use super::{Exit, Failure, Global, Output};
 use crate::home::Home;
+use crate::peers::{Machine, Peers};
 
 mod books;
 pub(crate) mod escrow;
@@ -27,10 +33,19 @@ use books::account;
 pub(crate) use limits::LIMITS;
 pub(crate) use payer::{Money, Paying, Purse};
 
+/// How often a machine is asked that is busy, and how long after.
+const TRIES: u32 = 5;
+const AGAIN_AFTER: Duration = Duration::from_millis(200);
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show this home's channels.
     List,
+    /// Learn from a machine that is paid which channels this home has lost, so that they can be closed.
+    Recover {
+        /// Its name, or KEY@HOST:PORT.
+        machine: String,
+    },
     /// Claim what other machines owe for what this one did.
     Claim,
     /// Close a channel that this home pays by; the rest of its deposit comes back.
@@ -49,6 +64,16 @@ pub(crate) fn run(command: &Command, global: &Global, output: &Output) -> anyhow
     let store = Store::open(&home)?;
     match command {
         Command::List => list(&store.all()?, output),
+        Command::Recover { machine } => {
+            let machine = Machine::parse(machine, &Peers::read(&home)?)?;
+            let found = payer::recover(&home, &machine)?;
+            let ids: Vec<_> = found.iter().map(ToString::to_string).collect();
+            let text = match ids.as_slice() {
+                [] => "nothing was lost".into(),
+                ids => format!("recovered:\n{}", ids.join("\n")),
+            };
+            output.result(&json!({ "recovered": ids }), &text);
+        }
         Command::Claim => {
             let mut exit = Exit::Done;
             let (mut text, mut rows) = (String::new(), Vec::new());
@@ -131,7 +156,7 @@ fn list(all: &[Kept], output: &Output) {
             "payer": terms.payer.to_string(),
             "payee": terms.payee.to_string(),
             "ledger": kept.ledger,
-            "pays": matches!(kept.side, Side::Pays { .. }),
+            "pays": kept.pays().is_some(),
             "charge_nano_atp": charge,
             "ceiling_nano_atp": ceiling,
             "deposit_nano_atp": terms.deposit_nano,
@@ -141,6 +166,18 @@ fn list(all: &[Kept], output: &Output) {
     }
     let text = if rows.is_empty() { "no channels".into() } else { text };
     output.result(&json!({ "channels": rows }), text.trim_end());
+}
+
+/// Connects to a machine; one that is busy is asked again a few times.
+fn connect(home: &Home, machine: &Machine, request: &Request) -> anyhow::Result<UnixStream> {
+    let mut tries = 1;
+    loop {
+        match machine.connect(home, request, DIAL_TIME_MAX) {
+            Err(_) if tries < TRIES => thread::sleep(AGAIN_AFTER * tries),
+            result => return result,
+        }
+        tries += 1;
+    }
 }
 
 /// The account that a peer's work spends from, if that channel is its own and open here.

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::BufReader;
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use cell_ledger::{ContentHash, signed};
 use cell_peer::tunnel::now_s;
 use clap::Args;
 use ed25519_dalek::SigningKey;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::books::Books;
 use super::store::{Kept, Side, Store};
@@ -33,12 +34,12 @@ use crate::link::Link;
 
 /// The least deposit, in nano-ATP: what an entry in a ledger is worth, many times over.
 const DEPOSIT_NANO_MIN: u64 = 1_000_000;
-/// How long a machine can still claim after a channel's end.
-const DISPUTE_S: u64 = 3600;
 /// How long a quote is good for.
 const QUOTE_S: u64 = 300;
 /// How often bills are signed while work goes on.
-const BILL_EVERY: Duration = Duration::from_millis(250);
+const BILL_EVERY: Duration = Duration::from_millis(100);
+/// How long a payer has for its last word when the nucleus goes down and its work has ended.
+const LAST_WORD_TIME: Duration = Duration::from_secs(1);
 /// How long work of a payer that is gone may take to end.
 pub(super) const LAST_WORK_MAX: Duration = Duration::from_secs(15);
 /// How long a payer may leave its bills unread.
@@ -67,18 +68,27 @@ pub(crate) fn serve(arguments: &Arguments, global: &Global) -> anyhow::Result<()
         to: socket.try_clone()?,
         live: None,
     };
-    let from = listen(socket)?;
-    let began = Instant::now();
+    let (from, down) = listen(socket)?;
+    let _signals = hear_of_the_end(down)?;
+    let (began, mut going_down) = (Instant::now(), None::<Instant>);
     loop {
+        // Jobs end first, and a payer that is quick closes itself.
+        if going_down.is_some_and(|since| since.elapsed() > LAST_WORD_TIME) && teller.is_idle()? {
+            break;
+        }
         let heard = match from.recv_timeout(BILL_EVERY) {
-            Ok(message) => teller.hear(message),
+            Ok(Heard::Message(message)) => teller.hear(*message),
+            Ok(Heard::Down) => {
+                going_down.get_or_insert_with(Instant::now);
+                Ok(())
+            }
             Err(RecvTimeoutError::Timeout)
                 if teller.live.is_none() && began.elapsed() > SILENCE_MAX =>
             {
                 break;
             }
             Err(RecvTimeoutError::Timeout) => teller.bill(Reason::Slice).map(drop),
-            Err(RecvTimeoutError::Disconnected) => break,
+            Ok(Heard::Gone) | Err(RecvTimeoutError::Disconnected) => break,
         };
         if let Err(error) = heard
             && !teller.refuse(error)?
@@ -93,17 +103,45 @@ pub(crate) fn serve(arguments: &Arguments, global: &Global) -> anyhow::Result<()
 }
 
 /// Reads what comes on a thread of its own; the end of the connection is the end of the queue.
-fn listen(socket: UnixStream) -> anyhow::Result<Receiver<ToPayee>> {
+fn listen(socket: UnixStream) -> anyhow::Result<(Receiver<Heard>, SyncSender<Heard>)> {
     let (send, receive) = sync_channel(16);
+    let down = send.clone();
     thread::Builder::new().name("payer".into()).spawn(move || {
         let mut from = BufReader::new(socket);
         while let Ok(Some(message)) = wire::read(&mut from) {
-            if send.send(message).is_err() {
+            if send.send(Heard::Message(Box::new(message))).is_err() {
                 return;
             }
         }
+        // Where nobody hears it this process ends anyway.
+        let _ = send.send(Heard::Gone);
     })?;
-    Ok(receive)
+    Ok((receive, down))
+}
+
+/// Passes on that the nucleus goes down, for as long as the runtime lives.
+fn hear_of_the_end(down: SyncSender<Heard>) -> anyhow::Result<tokio::runtime::Runtime> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let mut terminations = {
+        let _entered = runtime.enter();
+        signal(SignalKind::terminate())?
+    };
+    runtime.spawn(async move {
+        while terminations.recv().await.is_some() {
+            let _ = down.try_send(Heard::Down);
+        }
+    });
+    Ok(runtime)
+}
+
+/// What the teller waits for.
+enum Heard {
+    Message(Box<ToPayee>),
+    /// The payer hung up.
+    Gone,
+    /// The nucleus goes down.
+    Down,
 }
 
 struct Teller {
@@ -136,6 +174,13 @@ impl Teller {
                 wire::write(&mut self.to, &ToPayer::Quote(quote))
             }
             ToPayee::Open { quote, open, funded } => self.open(quote, open, funded),
+            ToPayee::Channels => {
+                let theirs = self.store.all()?.into_iter().filter(|kept| {
+                    kept.open().body.payer == self.peer && kept.pays().is_none() && !kept.is_over()
+                });
+                let ids = theirs.map(|kept| kept.open().channel().to_string());
+                wire::write(&mut self.to, &ToPayer::Channels(ids.collect()))
+            }
             ToPayee::Resume { channel, leaves } => self.resume(&channel, leaves),
             ToPayee::Voucher(voucher) => self.voucher(voucher),
             ToPayee::Bill => {
@@ -167,14 +212,15 @@ impl Teller {
             let message = "this machine takes no channels: its nucleus.toml has no peers.ledgers";
             return Err(Failure::new(Exit::Refused, message).into());
         }
+        let config = Config::read(&self.home)?;
         let quote = Quote {
             payee: signed::node(&self.key),
             payee_key: signed::node(&hot_key(&self.key, None)),
             ledgers: self.ledgers.clone(),
             engine_id: Sandbox::engine_id().to_string(),
-            rates: Config::read(&self.home)?.prices.rates().0.to_vec(),
+            rates: config.prices.rates().0.to_vec(),
             deposit_nano_min: DEPOSIT_NANO_MIN,
-            dispute_s_min: DISPUTE_S,
+            dispute_s_min: config.peers.claim_s,
             valid_until_s: now_s() + QUOTE_S,
         };
         Ok(Signed::new(quote, &self.key))
@@ -242,6 +288,14 @@ impl Teller {
             Live { payee, ledger, books, is_last_wanted: false, is_closed: false, _lock: lock };
         self.live = Some(live);
         Ok(())
+    }
+
+    /// Whether nothing is under way.
+    fn is_idle(&self) -> anyhow::Result<bool> {
+        match &self.live {
+            Some(live) => Ok(live.books.held(&self.bank)? == NanoAtp::ZERO),
+            None => Ok(true),
+        }
     }
 
     fn live(&mut self) -> anyhow::Result<&mut Live> {

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{BufReader, Write as _};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +21,6 @@ use super::store::{Kept, Side, Store};
 use super::wire::{self, ToEscrow, ToPayee, ToPayer};
 use super::{escrow, hot_key};
 use crate::cli::output::escape;
-use crate::cli::remote::ask::DIAL_TIME_MAX;
 use crate::cli::{Exit, Failure};
 use crate::home::Home;
 use crate::peers::{Machine, Peers};
@@ -36,8 +36,7 @@ pub(super) const GAP_LEAVES_MAX: usize = 65_536;
 pub(crate) struct Money {
     home: Home,
     ledger: LedgerAt,
-    to: UnixStream,
-    heard: Receiver<anyhow::Result<ToPayer>>,
+    line: Line,
     books: Arc<Mutex<Books>>,
     _lock: File,
 }
@@ -68,11 +67,9 @@ impl Money {
     pub(crate) fn open(home: &Home, machine: &Machine, purse: Purse<'_>) -> anyhow::Result<Self> {
         let key = home.key()?;
         let owner = signed::node(&key);
-        let mut to = machine.connect(home, &Request::Channel, DIAL_TIME_MAX)?;
-        to.set_write_timeout(Some(ANSWER_TIME_MAX))?;
-        let heard = listen(to.try_clone()?)?;
-        wire::write(&mut to, &ToPayee::Quote)?;
-        let quote = match next(&heard)? {
+        let mut line = Line::open(home, machine)?;
+        line.say(&ToPayee::Quote)?;
+        let quote = match line.hear()? {
             ToPayer::Quote(quote) if quote.body.payee == machine.peer => quote,
             other => return Err(unexpected(other)),
         };
@@ -100,15 +97,15 @@ impl Money {
         // Kept before there is money in it: so that it is found again, whatever happens.
         books.keep(None)?;
         let funded = escrow::fund(home, &ledger, &open)?;
-        wire::write(&mut to, &ToPayee::Open { quote, open, funded: funded.clone() })?;
-        match next(&heard)? {
+        line.say(&ToPayee::Open { quote, open, funded: funded.clone() })?;
+        match line.hear()? {
             ToPayer::Accepted(accept) => books.payer.is_accepted(&accept, &funded)?,
             other => return Err(unexpected(other)),
         }
         let books = Arc::new(Mutex::new(books));
-        let mut this = Self { home: home.clone(), ledger, to, heard, books, _lock: lock };
+        let mut this = Self { home: home.clone(), ledger, line, books, _lock: lock };
         this.agree()?;
-        match next(&this.heard)? {
+        match this.line.hear()? {
             ToPayer::Credited { .. } => Ok(this),
             other => Err(unexpected(other)),
         }
@@ -131,7 +128,7 @@ impl Money {
         // Kept first: a lower ceiling is never signed again.
         books.keep(None)?;
         drop(books);
-        wire::write(&mut self.to, &ToPayee::Voucher(voucher))
+        self.line.say(&ToPayee::Voucher(voucher))
     }
 
     /// Hears of bills and agrees to more on a thread of its own, until it is asked to end.
@@ -140,7 +137,7 @@ impl Money {
         let channel = self.channel();
         let thread = thread::Builder::new().name("money".into()).spawn(move || {
             let failed = loop {
-                match self.heard.recv_timeout(Duration::from_millis(50)) {
+                match self.line.heard.recv_timeout(Duration::from_millis(50)) {
                     Ok(Ok(message)) => {
                         if let Err(error) = self.take(message).and_then(|_| self.agree()) {
                             break Some(error);
@@ -193,10 +190,10 @@ impl Money {
         mut self,
         is_right: impl FnOnce(NanoAtp) -> Result<(), String>,
     ) -> anyhow::Result<Standing> {
-        wire::write(&mut self.to, &ToPayee::Bill)?;
+        self.line.say(&ToPayee::Bill)?;
         let began = Instant::now();
         loop {
-            match next(&self.heard)? {
+            match self.line.hear()? {
                 ToPayer::Refused(why) if why == "there is nothing to bill" => break,
                 message => {
                     if self.take(message)? {
@@ -218,9 +215,9 @@ impl Money {
             return Err(Failure::new(Exit::NucleusFault, message).into());
         }
         let close = self.books().payer.close();
-        wire::write(&mut self.to, &ToPayee::Close(close))?;
+        self.line.say(&ToPayee::Close(close))?;
         loop {
-            match next(&self.heard)? {
+            match self.line.hear()? {
                 ToPayer::Closed(_) => break,
                 ToPayer::Credited { .. } => {}
                 other => return Err(unexpected(other)),
@@ -280,7 +277,13 @@ impl Paying {
         let (money, failed) =
             self.thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?;
         match failed {
-            None => money.settle(is_right),
+            None => {
+                let again = format!("`cell channel close {}` tries again", self.channel.short());
+                money.settle(is_right).map_err(|error| match error.downcast_ref::<Failure>() {
+                    Some(failure) if failure.exit == Exit::NucleusFault => error,
+                    _ => error.context(again),
+                })
+            }
             Some(error) => {
                 let asked = money.request_close();
                 let rest = match asked {
@@ -330,23 +333,56 @@ pub(super) fn close(home: &Home, kept: Kept, by_force: bool) -> anyhow::Result<S
     books.keep(standing)?;
     let machine = Machine { peer, address };
     let books = Arc::new(Mutex::new(books));
-    let by_ledger = |books: &Arc<Mutex<Books>>| -> anyhow::Result<Money> {
-        let (to, _) = UnixStream::pair()?;
-        let (_, heard) = sync_channel(1);
-        let (home, ledger) = (home.clone(), ledger.clone());
-        Ok(Money { home, ledger, to, heard, books: Arc::clone(books), _lock: lock.try_clone()? })
-    };
+    let mut money = Money { home: home.clone(), ledger, line: Line::none()?, books, _lock: lock };
     if by_force {
-        return by_ledger(&books)?.request_close();
+        return money.request_close();
     }
-    let to = machine.connect(home, &Request::Channel, DIAL_TIME_MAX).context(
+    money.line = Line::open(home, &machine).context(
         "the machine that is paid does not answer; `cell channel close --force` asks the ledger alone",
     )?;
-    to.set_write_timeout(Some(ANSWER_TIME_MAX))?;
-    let heard = listen(to.try_clone()?)?;
-    let mut money = Money { to, heard, ..by_ledger(&books)? };
     money.resync()?;
     money.settle(|_| Ok(()))
+}
+
+/// Keeps again what this home has lost of its channels with that machine, by what that has of them.
+pub(super) fn recover(home: &Home, machine: &Machine) -> anyhow::Result<Vec<ContentHash>> {
+    let (store, key, mut found) = (Store::open(home)?, home.key()?, Vec::new());
+    let ask = |message: &ToPayee| {
+        let mut line = Line::open(home, machine)?;
+        line.say(message)?;
+        anyhow::Ok(line)
+    };
+    let ids = match ask(&ToPayee::Channels)?.hear()? {
+        ToPayer::Channels(ids) => ids,
+        other => return Err(unexpected(other)),
+    };
+    for channel in ids {
+        let known = ContentHash::parse(&channel)
+            .context("the other machine names a channel that is none")?;
+        if store.read(known)?.is_some() {
+            continue;
+        }
+        let (line, mut leaves) = (ask(&ToPayee::Resume { channel, leaves: 0 })?, Vec::new());
+        let (quote, open, last) = loop {
+            match line.hear()? {
+                ToPayer::Leaves(more) if leaves.len() + more.len() <= GAP_LEAVES_MAX => {
+                    leaves.extend(more)
+                }
+                ToPayer::Shown { quote, open, last } => break (quote, open, last),
+                other => return Err(unexpected(other)),
+            }
+        };
+        let ledger =
+            quote.body.ledgers.iter().find(|ledger| ledger.key == open.body.ledger).cloned();
+        let ledger = ledger.context("the quote does not name the channel's ledger")?;
+        let hot = hot_key(&key, Some(open.body.salt));
+        let mut payer = Payer::restore(quote, open, signed::node(&key), hot)?;
+        payer.resync(last, &leaves)?;
+        let side = Side::Pays { record: payer.record().clone(), address: machine.address.clone() };
+        store.write(&Kept { ledger, side, standing: None })?;
+        found.push(payer.channel());
+    }
+    Ok(found)
 }
 
 impl Money {
@@ -357,9 +393,9 @@ impl Money {
             let last = books.payer.record().last.receipt.as_ref();
             (books.payer.channel().to_string(), last.map_or(0, |receipt| receipt.body.leaves))
         };
-        wire::write(&mut self.to, &ToPayee::Resume { channel, leaves })?;
+        self.line.say(&ToPayee::Resume { channel, leaves })?;
         loop {
-            match next(&self.heard)? {
+            match self.line.hear()? {
                 ToPayer::Shown { last, .. } => {
                     let mut books = self.books();
                     let leaves = std::mem::take(&mut books.leaves);
@@ -398,31 +434,60 @@ fn choose(home: &Home, owner: AccountId, wanted: &str, quote: &Quote) -> anyhow:
     })
 }
 
-/// Reads what comes on a thread of its own.
-fn listen(socket: UnixStream) -> anyhow::Result<Receiver<anyhow::Result<ToPayer>>> {
-    let (send, receive) = sync_channel(16);
-    thread::Builder::new().name("payee".into()).spawn(move || {
-        let mut from = BufReader::new(socket);
-        loop {
-            let message = match wire::read(&mut from) {
-                Ok(Some(message)) => Ok(message),
-                Ok(None) => return,
-                Err(error) => Err(error),
-            };
-            let is_over = message.is_err();
-            if send.send(message).is_err() || is_over {
-                return;
-            }
-        }
-    })?;
-    Ok(receive)
+/// A line to the machine that is paid; hung up when it is dropped.
+struct Line {
+    to: UnixStream,
+    heard: Receiver<anyhow::Result<ToPayer>>,
 }
 
-fn next(heard: &Receiver<anyhow::Result<ToPayer>>) -> anyhow::Result<ToPayer> {
-    match heard.recv_timeout(ANSWER_TIME_MAX) {
-        Ok(message) => message,
-        Err(RecvTimeoutError::Timeout) => bail!("the machine that is paid does not answer"),
-        Err(RecvTimeoutError::Disconnected) => bail!("the machine that is paid hung up"),
+impl Line {
+    fn open(home: &Home, machine: &Machine) -> anyhow::Result<Self> {
+        Self::of(super::connect(home, machine, &Request::Channel)?)
+    }
+
+    /// One on which nobody is.
+    fn none() -> anyhow::Result<Self> {
+        Self::of(UnixStream::pair()?.0)
+    }
+
+    /// Reads what comes on a thread of its own.
+    fn of(to: UnixStream) -> anyhow::Result<Self> {
+        to.set_write_timeout(Some(ANSWER_TIME_MAX))?;
+        let (send, heard) = sync_channel(16);
+        let mut from = BufReader::new(to.try_clone()?);
+        thread::Builder::new().name("payee".into()).spawn(move || {
+            loop {
+                let message = match wire::read(&mut from) {
+                    Ok(Some(message)) => Ok(message),
+                    Ok(None) => return,
+                    Err(error) => Err(error),
+                };
+                let is_over = message.is_err();
+                if send.send(message).is_err() || is_over {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { to, heard })
+    }
+
+    fn say(&mut self, message: &ToPayee) -> anyhow::Result<()> {
+        wire::write(&mut self.to, message)
+    }
+
+    fn hear(&self) -> anyhow::Result<ToPayer> {
+        match self.heard.recv_timeout(ANSWER_TIME_MAX) {
+            Ok(message) => message,
+            Err(RecvTimeoutError::Timeout) => bail!("the machine that is paid does not answer"),
+            Err(RecvTimeoutError::Disconnected) => bail!("the machine that is paid hung up"),
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        // The thread that reads has the socket too.
+        let _ = self.to.shutdown(Shutdown::Both);
     }
 }
 

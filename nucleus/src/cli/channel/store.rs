@@ -50,6 +50,14 @@ impl Kept {
         }
     }
 
+    /// Where the machine is that this home pays, if it does.
+    pub(super) fn pays(&self) -> Option<&str> {
+        match &self.side {
+            Side::Pays { address, .. } => Some(address),
+            Side::IsPaid { .. } => None,
+        }
+    }
+
     /// Whether nothing can be claimed any more.
     pub(super) fn is_over(&self) -> bool {
         self.standing.is_some_and(|standing| !standing.is_open)

@@ -23,6 +23,8 @@ pub(super) enum ToPayee {
     Quote,
     /// By that quote, and with this money set aside.
     Open { quote: Signed<Quote>, open: Signed<Open>, funded: Signed<Funded> },
+    /// Which channels of mine are there?
+    Channels,
     /// Go on with a channel, of which the payer knows so many leaves.
     Resume { channel: String, leaves: u64 },
     /// Work on, up to here.
@@ -50,6 +52,8 @@ pub(super) enum ToPayer {
         receipt: Signed<Receipt>,
         is_last: bool,
     },
+    /// Those that are not over.
+    Channels(Vec<String>),
     /// All that the payee has of the channel.
     Shown {
         quote: Signed<Quote>,

@@ -181,14 +181,17 @@ fn check(
     home: &Home,
     output: &str,
 ) -> anyhow::Result<()> {
-    let payer = AccountId::from_bytes(home.key()?.verifying_key().to_bytes());
+    let payer = match &spec.channel {
+        Some(channel) => channel.clone(),
+        None => AccountId::from_bytes(home.key()?.verifying_key().to_bytes()).to_string(),
+    };
     let arguments = spec.arguments.get(1..).unwrap_or_default();
     let charge = receipt["charge_nano_atp"].as_u64();
     let rerun = &receipt["rerun"];
     let fits = [
         ("node", receipt["node"] == node.to_string().as_str()),
         ("signature", job_receipt::is_signed(receipt)),
-        ("payer", receipt["payer"] == payer.to_string().as_str()),
+        ("payer", receipt["payer"] == payer.as_str()),
         ("module", receipt["cell_hash"] == spec.module.as_str()),
         ("charge", charge.is_some_and(|charge| charge <= spec.budget_nano_atp)),
         ("output", receipt["output_hash"] == output),
