@@ -187,7 +187,7 @@ impl Money {
 
     /// Has everything billed that is under way, and closes, if the bill is what `is_right` takes.
     fn settle(
-        mut self,
+        &mut self,
         is_right: impl FnOnce(NanoAtp) -> Result<(), String>,
     ) -> anyhow::Result<Standing> {
         self.line.say(&ToPayee::Bill)?;
@@ -206,14 +206,9 @@ impl Money {
             }
         }
         let charge = self.books().payer.charge();
-        if let Err(why) = is_right(charge) {
-            let standing = self.request_close()?;
-            let until = standing.expires_ms / 1000;
-            let message = format!(
-                "{why}; no more is agreed to, and the rest of the deposit comes back at {until} (seconds since 1970)"
-            );
-            return Err(Failure::new(Exit::NucleusFault, message).into());
-        }
+        is_right(charge).map_err(|why| {
+            Failure::new(Exit::NucleusFault, format!("{why}; no more is agreed to"))
+        })?;
         let close = self.books().payer.close();
         self.line.say(&ToPayee::Close(close))?;
         loop {
@@ -274,33 +269,26 @@ impl Paying {
     ) -> anyhow::Result<Standing> {
         // It may have ended by itself.
         let _ = self.ask.try_send(());
-        let (money, failed) =
+        let (mut money, failed) =
             self.thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?;
-        match failed {
-            None => {
-                let again = format!("`cell channel close {}` tries again", self.channel.short());
-                money.settle(is_right).map_err(|error| match error.downcast_ref::<Failure>() {
-                    Some(failure) if failure.exit == Exit::NucleusFault => error,
-                    _ => error.context(again),
-                })
-            }
-            Some(error) => {
-                let asked = money.request_close();
-                let rest = match asked {
-                    Ok(standing) => {
-                        format!(
-                            "the rest of the deposit comes back at {} (seconds since 1970)",
-                            standing.expires_ms / 1000
-                        )
-                    }
-                    Err(again) => format!(
-                        "`cell channel close {}` asks for the rest: {again:#}",
-                        self.channel.short()
-                    ),
-                };
-                Err(error.context(rest))
-            }
-        }
+        let settled = match failed {
+            None => money.settle(is_right),
+            Some(error) => Err(error),
+        };
+        settled.map_err(|error| {
+            // The payee still has its time to claim what it did.
+            let rest = match money.request_close() {
+                Ok(standing) => {
+                    let until_s = standing.expires_ms / 1000;
+                    format!("the rest of the deposit comes back at {until_s} (seconds since 1970)")
+                }
+                Err(again) => {
+                    let id = self.channel.short();
+                    format!("`cell channel close {id}` asks for the rest: {again:#}")
+                }
+            };
+            error.context(rest)
+        })
     }
 }
 
