@@ -1,11 +1,13 @@
 //! `nucleus.toml`: what the operator of a nucleus decides. Everything has a default.
 
 use std::num::NonZeroU16;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use cell_channel::LedgerAt;
-use serde::Deserialize;
+use cell_discovery::{Address, Rendezvous};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use crate::home::{Home, read_file};
 use crate::prices::Prices;
@@ -28,6 +30,11 @@ pub(crate) const JOB_S_MAX: u64 = 3600;
 
 /// How long a machine wants to be able to claim after a channel's end, in seconds, unless the file says otherwise.
 pub(crate) const CLAIM_S: u64 = 3600;
+/// Places where a machine says that it is there.
+pub(crate) const ANNOUNCE_MAX: usize = 8;
+
+/// Addresses that it says it has.
+pub(crate) const ADDRESSES_MAX: usize = 8;
 
 /// The file, checked.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -58,6 +65,11 @@ pub(crate) struct Listening {
     pub(crate) listen: Option<String>,
     /// Who is served. Default: those that `cell peer add` named.
     pub(crate) trust: Trust,
+    /// Where this machine says that it is here: `"lan"`, files, or a list of both. Default: nowhere.
+    pub(crate) announce: Announce,
+    /// Where others reach it, as HOST:PORT. Default: `listen`, if that names an address.
+    #[serde(deserialize_with = "addresses")]
+    pub(crate) addresses: Vec<Address>,
     /// Whether their jobs run here. Default: no.
     pub(crate) jobs: bool,
     /// Memory that one of those may have, in MiB: 1 to 4096. Default 256.
@@ -92,6 +104,8 @@ impl Default for Listening {
         Self {
             listen: None,
             trust: Trust::default(),
+            announce: Announce::default(),
+            addresses: Vec::new(),
             jobs: false,
             job_memory_mb_max: JOB_MEMORY_MB_MAX,
             job_s_max: JOB_S_MAX,
@@ -100,6 +114,76 @@ impl Default for Listening {
             escrow: false,
         }
     }
+}
+
+/// Where a machine says that it is there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "OneOrMany")]
+pub(crate) struct Announce {
+    /// In the local network.
+    pub(crate) lan: bool,
+    /// In files that others read, or a web server serves.
+    pub(crate) files: Vec<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Announce {
+    /// Whether anything is to be said.
+    pub(crate) const fn is_wanted(&self) -> bool {
+        self.lan || !self.files.is_empty()
+    }
+}
+
+impl TryFrom<OneOrMany> for Announce {
+    type Error = String;
+
+    fn try_from(given: OneOrMany) -> Result<Self, String> {
+        let places = match given {
+            OneOrMany::One(place) => vec![place],
+            OneOrMany::Many(places) => places,
+        };
+        if places.len() > ANNOUNCE_MAX {
+            return Err(format!(
+                "peers.announce has {} places, and {ANNOUNCE_MAX} is the most",
+                places.len()
+            ));
+        }
+        let mut this = Self::default();
+        for place in places {
+            if place == "lan" {
+                this.lan = true;
+                continue;
+            }
+            let rendezvous: Rendezvous = place.parse().map_err(|error| format!("{error}"))?;
+            match rendezvous.path().filter(|path| path.is_absolute()) {
+                Some(path) => this.files.push(path.to_owned()),
+                None => {
+                    return Err(format!(
+                        "peers.announce = {place:?} must be \"lan\" or the whole path of a file; a web server can serve that file"
+                    ));
+                }
+            }
+        }
+        Ok(this)
+    }
+}
+
+fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Address>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let addresses: Result<Vec<Address>, _> = texts.iter().map(|text| text.parse()).collect();
+    let addresses = addresses.map_err(D::Error::custom)?;
+    if addresses.len() > ADDRESSES_MAX {
+        let text =
+            format!("peers.addresses has {}, and {ADDRESSES_MAX} is the most", addresses.len());
+        return Err(D::Error::custom(text));
+    }
+    Ok(addresses)
 }
 
 /// Which other machines are served.
@@ -205,6 +289,10 @@ impl Config {
             cell_discovery::LEDGERS_MAX
         );
         config.peers.ledgers()?;
+        anyhow::ensure!(
+            config.peers.listen.is_some() || !config.peers.announce.is_wanted(),
+            "peers.announce needs peers.listen: nobody could connect"
+        );
         let cores = config.worker.cores_max.unwrap_or(1.0);
         anyhow::ensure!(
             (0.01..=1024.0).contains(&cores),
@@ -224,7 +312,24 @@ mod tests {
         assert!(Config::parse("require_walls = true").unwrap().require_walls);
         let port = Config::parse("[metrics]\nport = 9187").unwrap().metrics.port;
         assert_eq!(port.map(NonZeroU16::get), Some(9187));
+        let peers = "[peers]\nlisten = \"[::]:1\"\n";
+        let announce = |text: &str| Config::parse(&format!("{peers}announce = {text}"));
+        let found = announce("[\"lan\", \"/srv/nodes.jsonl\"]").unwrap().peers.announce;
+        assert_eq!(found, Announce { lan: true, files: vec!["/srv/nodes.jsonl".into()] });
+        assert!(announce("\"lan\"").unwrap().peers.announce.lan);
         for (text, expect) in [
+            ("\"nodes.jsonl\"", "whole path"),
+            ("\"http://h/nodes.jsonl\"", "whole path"),
+            ("\"https://h/nodes.jsonl\"", "https"),
+            ("\"lan\"\naddresses = [\"h\"]", "HOST:PORT"),
+            (&format!("{:?}", ["lan"; ANNOUNCE_MAX + 1]), "is the most"),
+            (&format!("\"lan\"\naddresses = {:?}", ["h:1"; ADDRESSES_MAX + 1]), "is the most"),
+        ] {
+            let error = format!("{:#}", announce(text).unwrap_err());
+            assert!(error.contains(expect), "{text}: {error}");
+        }
+        for (text, expect) in [
+            ("[peers]\nannounce = \"lan\"", "needs peers.listen"),
             ("require_wall = true", "require_wall"),
             ("[worker]\nmemory_mb_max = 1", "between 64"),
             ("[worker]\nmemory_gb_max = 1", "memory_gb_max"),

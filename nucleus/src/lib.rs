@@ -11,6 +11,7 @@ mod cli;
 mod compile;
 mod config;
 mod daemon;
+mod found;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gateway;
@@ -22,6 +23,7 @@ mod manifest;
 mod memory_file;
 mod peers;
 mod prices;
+mod reputation;
 mod sdk;
 mod toolchain;
 mod walls;

@@ -85,6 +85,16 @@ cell_abi::limits! {
         /// Changed in `nucleus.toml`: `receipts.kept_mb_max`, 1 to 1,048,576.
         KEPT_MB_MAX: u64;
     }
+    crate::config {
+        /// Places where a machine says that it is there.
+        ///
+        /// The nucleus does not start.
+        ANNOUNCE_MAX: usize;
+        /// Addresses that a machine says it has.
+        ///
+        /// The nucleus does not start.
+        ADDRESSES_MAX: usize;
+    }
     crate::peers {
         /// Other machines that a home may know.
         ///
@@ -94,6 +104,26 @@ cell_abi::limits! {
         ///
         /// Nobody is served who is not known otherwise, and commands that need it fail.
         FILE_BYTES_MAX: u64;
+    }
+    crate::found {
+        /// Largest `nodes.jsonl`, in bytes.
+        ///
+        /// More machines that were found are not kept.
+        NODES_BYTES_MAX: usize;
+    }
+    crate::reputation {
+        /// Largest `reputation.json`, in bytes.
+        ///
+        /// `cell run --on any`, checks and replicas fail until it is removed.
+        FILE_BYTES_MAX: u64;
+        /// Engines of one machine whose results are told apart.
+        ///
+        /// The one that was used longest ago is forgotten.
+        ENGINES_MAX: usize;
+        /// Longest text about a machine's last problem, in characters.
+        ///
+        /// The rest is not kept.
+        PROBLEM_CHARACTERS_MAX: usize;
     }
     crate::prices {
         /// Highest price of a unit in `nucleus.toml`, in ATP.

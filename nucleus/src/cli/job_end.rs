@@ -26,6 +26,8 @@ use crate::memory_file;
 
 /// What a job was given, and who pays.
 pub(super) struct Terms<'a> {
+    /// The number that another machine gave the job.
+    pub(super) job_id: Option<&'a str>,
     pub(super) compiled: &'a Compiled,
     pub(super) rates: Rates,
     pub(super) payer: AccountId,
@@ -89,6 +91,7 @@ impl Terms<'_> {
         let most = funds.most();
         let (charge, transfer) = funds.pay(bank, charge)?;
         let facts = Facts {
+            job_id: self.job_id,
             compiled: self.compiled,
             program: self.program,
             arguments: self.arguments,

@@ -22,6 +22,7 @@ const SIGNED: &str = "cell/job-receipt/v1";
 
 /// What a receipt tells besides how the job ended.
 pub(super) struct Facts<'a> {
+    pub(super) job_id: Option<&'a str>,
     pub(super) compiled: &'a Compiled,
     pub(super) program: &'a str,
     pub(super) arguments: &'a [String],
@@ -69,6 +70,9 @@ pub(super) fn make(facts: &Facts<'_>, ended: &Ended, key: &SigningKey) -> Value 
         "started_ms": millis(started),
         "wall_ms": millis(facts.started.elapsed().unwrap_or_default()),
     });
+    if let Some(id) = facts.job_id {
+        put(&mut receipt, "job", json!(id));
+    }
     if ended.tape.is_some() || ended.flaw.is_some() {
         let rerun = json!({
             "program": facts.program,

@@ -24,6 +24,12 @@ cell_abi::limits! {
         /// It ends, and what it did is paid.
         STARVED_TIME_MAX: Duration;
     }
+    crate::cli::find {
+        /// How long machines of the local network have to answer.
+        ///
+        /// `cell peer find --lan` does not show them.
+        LAN_TIME_MAX: Duration;
+    }
     crate::cli::verify {
         /// Largest file with a receipt that `cell verify` reads, in bytes.
         ///

@@ -10,6 +10,7 @@ mod deploy;
 mod dev;
 mod exit;
 mod figures;
+mod find;
 mod inspect;
 mod job_end;
 mod job_funds;

@@ -53,15 +53,8 @@ pub(crate) struct Arguments {
     /// Memory the job may have, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=4096))]
     memory: u32,
-    /// Have another machine run it: a peer's name, or KEY@HOST:PORT. Its account there pays.
-    #[arg(long, value_name = "MACHINE", conflicts_with_all = ["dir", "quote"])]
-    on: Option<String>,
-    /// Pay that machine by a channel on a ledger that both accept: `here`, or a peer that keeps it.
-    #[arg(long, value_name = "LEDGER", requires = "on")]
-    pay_by: Option<String>,
-    /// The most of it that is at stake at a time, in ATP. Default: a tenth of the budget.
-    #[arg(long, value_name = "ATP", requires = "pay_by", value_parser = NanoAtp::parse_atp)]
-    slice: Option<NanoAtp>,
+    #[command(flatten)]
+    elsewhere: remote::Elsewhere,
     /// Say what the run would cost, and do not run it.
     #[arg(long)]
     quote: bool,
@@ -114,10 +107,9 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
     if arguments.quote {
         return quote(arguments, &home, &wasm, output);
     }
-    if let Some(machine) = &arguments.on {
+    if arguments.elsewhere.is_asked() {
         let program = program(&arguments.module);
-        let asked = remote::ask::Asked {
-            machine,
+        let asked = remote::Asked {
             wasm: &wasm,
             arguments: std::iter::once(program)
                 .chain(arguments.arguments.iter().cloned())
@@ -128,10 +120,9 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
             is_budget_given: arguments.budget.is_given(),
             timeout,
             receipt: arguments.receipt.as_ref().map(create).transpose()?,
-            pay_by: arguments.pay_by.as_deref(),
-            slice: arguments.slice,
         };
-        return remote::ask::run(&home, asked, output);
+        let receipt = arguments.receipt.as_deref();
+        return remote::run(&home, (&arguments.elsewhere, receipt), asked, output);
     }
     let directories = directories(arguments)?;
     let config = Config::read(&home)?;
@@ -346,6 +337,7 @@ fn terms<'a>(
     bank: &Bank,
 ) -> Terms<'a> {
     Terms {
+        job_id: None,
         compiled,
         rates,
         payer: bank.accounts.owner,

@@ -32,6 +32,8 @@ use crate::memory_file;
 
 /// Largest file with a receipt, in bytes.
 pub(crate) const RECEIPT_BYTES_MAX: u64 = 256 << 20;
+/// How long running one call or job again may take, in seconds, unless it is told.
+const TIMEOUT_S: u64 = 600;
 /// What a file with an exported receipt says that it is.
 pub(super) const EXPORT: &str = "cell/receipt-export/v1";
 
@@ -47,7 +49,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     module: Option<PathBuf>,
     /// Give up a call or job after this many seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "SECONDS", default_value_t = TIMEOUT_S, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
 }
 
@@ -75,11 +77,11 @@ pub(super) struct ExportedCall {
 
 /// What was found.
 #[derive(Debug, Default)]
-struct Findings {
+pub(super) struct Findings {
     /// Where something differs, and how.
-    differences: Vec<String>,
+    pub(super) differences: Vec<String>,
     /// What cannot be checked, and why.
-    not_checkable: Vec<String>,
+    pub(super) not_checkable: Vec<String>,
     rerun: u64,
     fuel: u64,
 }
@@ -87,7 +89,7 @@ struct Findings {
 pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> anyhow::Result<Exit> {
     let home = global.home()?;
     let mut findings = Findings::default();
-    let verifier = Verifier { arguments, home: &home, output };
+    let verifier = Verifier { arguments, wasm: None, home: &home, output };
     match verifier.source()? {
         Source::Job(receipt) => verifier.job(&receipt, &mut findings)?,
         Source::Calls(export) => verifier.calls(*export, &mut findings)?,
@@ -108,6 +110,21 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
     Ok(if verified { Exit::Done } else { Exit::Failed })
 }
 
+/// Runs a job that was billed again, from its receipt and this module.
+pub(super) fn job_again(
+    home: &Home,
+    wasm: &[u8],
+    receipt: &Value,
+    output: &Output,
+) -> anyhow::Result<Findings> {
+    let arguments =
+        Arguments { receipt: String::new(), call: None, module: None, timeout: TIMEOUT_S };
+    let mut findings = Findings::default();
+    let verifier = Verifier { arguments: &arguments, wasm: Some(wasm), home, output };
+    verifier.job(receipt, &mut findings)?;
+    Ok(findings)
+}
+
 enum Source {
     Job(Value),
     Calls(Box<Export>),
@@ -115,6 +132,8 @@ enum Source {
 
 struct Verifier<'a> {
     arguments: &'a Arguments,
+    /// The module that ran, where it was read already.
+    wasm: Option<&'a [u8]>,
     home: &'a Home,
     output: &'a Output,
 }
@@ -333,6 +352,9 @@ impl Verifier<'_> {
     }
 
     fn module(&self, hash: CellHash, cell: Option<&str>) -> anyhow::Result<Vec<u8>> {
+        if let Some(wasm) = self.wasm.filter(|wasm| CellHash::of(wasm) == hash) {
+            return Ok(wasm.to_vec());
+        }
         let named = self.arguments.module.iter().cloned();
         let deployed = cell.into_iter().map(|cell| self.home.cell(cell)).chain(
             fs::read_dir(self.home.cells())

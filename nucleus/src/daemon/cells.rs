@@ -1,7 +1,7 @@
 //! The lifecycle of cells: a directory that appears is served, one that changes is swapped, one
 //! that vanishes is gone.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -10,6 +10,7 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use cell_abi::CellName;
 use rustix::fs::OFlags;
 
 use super::control::{Answer, CellRow};
@@ -237,7 +238,14 @@ impl Cells {
         self.scanned && self.known.values().all(settled)
     }
 
-    /// The rows of `cell ps`, by name.
+    /// Those that other machines may call, when it is known of each.
+    pub(super) fn for_peers(&self) -> Option<BTreeSet<CellName>> {
+        let is_one = |known: &Known| known.code.as_ref().is_some_and(|code| code.settings.peers);
+        let named = self.known.iter().filter(|(_, known)| is_one(known));
+        self.are_settled()
+            .then(|| named.filter_map(|(name, _)| CellName::parse(name).ok()).collect())
+    }
+
     /// Whether other machines may call this cell.
     pub(super) fn serves_peers(&self, name: &str) -> Result<(), String> {
         match self.known.get(name).and_then(|known| known.code.as_ref()) {
@@ -249,6 +257,7 @@ impl Cells {
         }
     }
 
+    /// The rows of `cell ps`, by name.
     pub(super) fn rows(&self) -> Vec<CellRow> {
         let mut rows: Vec<_> = self.known.iter().map(|(name, known)| known.row(name)).collect();
         rows.sort_by(|a, b| a.cell.cmp(&b.cell));

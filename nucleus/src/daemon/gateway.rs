@@ -88,6 +88,10 @@ impl Gateway {
         self.address.to_string()
     }
 
+    pub(super) const fn listens(&self) -> SocketAddr {
+        self.address
+    }
+
     fn spawn(&mut self) -> anyhow::Result<()> {
         let listener = match self.listener.take() {
             Some(listener) => listener,

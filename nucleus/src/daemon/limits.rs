@@ -99,6 +99,12 @@ cell_abi::limits! {
         /// One more is answered with 503, and closed.
         CONNECTIONS_MAX: usize;
     }
+    crate::daemon::announce {
+        /// Cells that a machine says it has for others.
+        ///
+        /// The rest are not announced; they can be called all the same.
+        CELLS_TOLD_MAX: usize;
+    }
     crate::daemon::cells {
         /// Largest log of a cell, in bytes; one older log is kept besides.
         ///

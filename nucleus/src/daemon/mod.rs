@@ -4,6 +4,7 @@
 //! checked against what was set aside for it.
 
 mod accept;
+mod announce;
 mod artefacts;
 mod book;
 mod cells;
@@ -42,6 +43,7 @@ use crate::home::Home;
 use crate::link::gateway::{FromGateway, Wanted};
 use crate::link::{FromWorker, ToWorker, records};
 use crate::walls::{Wall, cgroup};
+use announce::Announcer;
 use artefacts::Artefacts;
 use book::Book;
 use cells::Cells;
@@ -109,6 +111,7 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
     let scanner = Scanner::start(home, events.clone())?;
     metrics::serve(bind(&home.metrics_socket())?, config.metrics.port, &events)?;
     let gateway = Gateway::start(home, &config, &events)?;
+    let announcer = Announcer::start(home, &config, gateway.as_ref().map(Gateway::listens))?;
     control::serve(listener, events)?;
     let (kept, rates) = (config.receipts.kept_mb_max << 20, config.prices.rates());
     let book = Book::new(home, kept, rates)?;
@@ -123,6 +126,7 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
         scans: 0,
         workers,
         gateway,
+        announcer,
         jobs: Jobs::new(home),
         waiting: Vec::new(),
         started: Instant::now(),
@@ -150,6 +154,8 @@ struct Nucleus {
     workers: Workers,
     /// Speaks with other machines, where the settings say so.
     gateway: Option<Gateway>,
+    /// Says that this machine is there, where the settings say so.
+    announcer: Option<Announcer>,
     jobs: Jobs,
     waiting: Vec<Waiting>,
     started: Instant,
@@ -188,6 +194,9 @@ impl Nucleus {
                 self.workers.restart_if_due()?;
                 if let Some(gateway) = &mut self.gateway {
                     gateway.tick()?;
+                }
+                if let Some(announcer) = &mut self.announcer {
+                    announcer.tick(|| self.cells.for_peers());
                 }
                 self.jobs.reap();
                 self.jobs.claim();
@@ -453,6 +462,8 @@ impl Nucleus {
     /// Lets calls in flight end, takes the last usage, and leaves nothing behind.
     fn go_down(&mut self, inbox: &Receiver<Event>) {
         self.readiness.stopping();
+        // Neighbours are told good-bye meanwhile.
+        self.announcer = None;
         self.jobs.shut_down();
         let mut running = self.workers.shut_down();
         let until = Instant::now() + DOWN_TIME_MAX;

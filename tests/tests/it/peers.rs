@@ -435,7 +435,7 @@ impl Namespaces {
         match made {
             Ok(made) if made.status.success() => Some(this),
             other => {
-                let test = std::thread::current();
+                let test = thread::current();
                 println!("{} SKIPPED: {other:?}", test.name().unwrap_or_default());
                 None
             }

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::peers::{Donor, donor, identity, key};
 
 /// Copies standard input to standard output, says `done` on standard error, and exits with 7.
-const CAT: &str = r#"(module
+pub(crate) const CAT: &str = r#"(module
     (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
     (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
     (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))

@@ -1,32 +1,41 @@
-//! `cell run --on`: a job for another machine, with this one's streams.
+//! One job for one other machine: what it is told, what it says, and whether its receipt is of that job.
+//!
+//! Which machine, and what becomes of an answer, is not decided here.
 
 use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use cell_abi::{AccountId, CellHash, NanoAtp};
-use cell_host::price;
+use cell_abi::{AccountId, CellHash};
 use cell_peer::Request;
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
-use super::wire::{self, End, Kind, RECEIPT_BYTES_MAX, SPEC_BYTES_MAX, Spec};
-use crate::cli::channel::{Money, Paying, Purse};
+use super::job_ids;
+use super::paid::{self, Due, Pay, Settled};
+use super::wire::{self, End, Kind, RECEIPT_BYTES_MAX, RUNNING, SPEC_BYTES_MAX, Spec};
 use crate::cli::output::escape;
 use crate::cli::{Exit, Failure, Output, job_receipt};
 use crate::home::Home;
-use crate::peers::{Machine, Peers};
-
-/// The least that is agreed to at a time, in nano-ATP: a machine does not work for less than it costs to ask.
-const SLICE_NANO_MIN: u64 = 10_000_000;
+use crate::peers::Machine;
 
 /// How long it may take to be connected.
 pub(crate) const DIAL_TIME_MAX: Duration = Duration::from_secs(20);
 
+/// How long a machine may prepare a job, module and compilation, and say nothing: a line that lives longer
+/// in silence is lost.
+pub(super) const PREPARE_SILENCE_MAX: Duration = Duration::from_secs(300);
+/// How long it may say nothing while the job runs; it says every five seconds that it does.
+pub(super) const RUN_SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// How long the job may take besides what it was given, before the line is cut.
+pub(super) const OVERTIME_MAX: Duration = Duration::from_secs(60);
+
 /// What `cell run` was told, and read.
 pub(crate) struct Asked<'a> {
-    pub(crate) machine: &'a str,
     pub(crate) wasm: &'a [u8],
     /// The program's name first.
     pub(crate) arguments: Vec<String>,
@@ -37,51 +46,51 @@ pub(crate) struct Asked<'a> {
     pub(crate) timeout: Option<Duration>,
     /// Where the receipt goes, open already.
     pub(crate) receipt: Option<std::fs::File>,
-    /// The ledger of the channel that pays; without one this home's account there does.
-    pub(crate) pay_by: Option<&'a str>,
-    /// The most of it that is at stake at a time.
-    pub(crate) slice: Option<NanoAtp>,
 }
 
-/// Has the other machine run it; ends as the job does.
-pub(crate) fn run(home: &Home, asked: Asked<'_>, output: &Output) -> anyhow::Result<Exit> {
-    let (budget, slice, wasm) = (NanoAtp(asked.budget_nano_atp), asked.slice, asked.wasm);
-    let mut spec = Spec {
-        module: CellHash::of(asked.wasm).to_string(),
-        module_bytes: asked.wasm.len() as u64,
-        arguments: asked.arguments,
-        environment: asked.environment,
-        memory_mb_max: asked.memory_mb_max,
-        budget_nano_atp: asked.budget_nano_atp,
-        is_budget_given: asked.is_budget_given,
-        timeout_ms: asked
-            .timeout
-            .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1)),
-        recorded: asked.receipt.is_some(),
-        // As long as any, so that what follows is known to fit.
-        channel: asked.pay_by.map(|_| "0".repeat(64)),
-    };
-    let bytes = serde_json::to_vec(&spec)?.len();
-    if bytes > SPEC_BYTES_MAX {
-        let message = format!(
-            "arguments and variables for another machine have at most {SPEC_BYTES_MAX} bytes; these have {bytes}"
-        );
-        return Err(Failure::new(Exit::Usage, message).into());
+impl Asked<'_> {
+    /// The job as another machine is told of it, under a number that no other job has.
+    pub(super) fn spec(&self, recorded: bool) -> anyhow::Result<Spec> {
+        let spec = Spec {
+            id: Some(job_ids::fresh()?),
+            module: CellHash::of(self.wasm).to_string(),
+            module_bytes: self.wasm.len() as u64,
+            arguments: self.arguments.clone(),
+            environment: self.environment.clone(),
+            memory_mb_max: self.memory_mb_max,
+            budget_nano_atp: self.budget_nano_atp,
+            is_budget_given: self.is_budget_given,
+            timeout_ms: self
+                .timeout
+                .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1)),
+            recorded,
+            // As long as any, so that what follows is known to fit.
+            channel: Some("0".repeat(64)),
+        };
+        let length = serde_json::to_vec(&spec)?.len();
+        if length > SPEC_BYTES_MAX {
+            let message = format!(
+                "arguments and variables for another machine have at most {SPEC_BYTES_MAX} bytes; these have {length}"
+            );
+            return Err(Failure::new(Exit::Usage, message).into());
+        }
+        Ok(Spec { channel: None, ..spec })
     }
-    let machine = Machine::parse(asked.machine, &Peers::read(home)?)
-        .map_err(|error| Failure::new(Exit::Usage, format!("--on: {error:#}")))?;
-    let paying = match asked.pay_by {
-        Some(ledger) => Some(open_channel(home, &machine, (ledger, budget, slice), wasm, output)?),
-        None => None,
-    };
-    spec.channel = paying.as_ref().map(|paying| paying.channel.to_string());
-    let said = send(home, &machine, &spec, wasm, output);
-    if let Some(paying) = paying {
-        settle(paying, said.as_ref().ok(), wasm, output)?;
-    }
-    let Said { end, receipt, output: said } = said?;
-    if let Some(receipt) = &receipt {
-        check(receipt, &spec, machine.peer, home, &said)?;
+}
+
+/// Has one machine run it, with this command's streams; ends as the job does.
+pub(super) fn run(
+    home: &Home,
+    machine: &Machine,
+    (asked, pay): (Asked<'_>, &Pay),
+    output: &Output,
+) -> anyhow::Result<Exit> {
+    let spec = asked.spec(asked.receipt.is_some())?;
+    let mut streams = Terminal { output, bar: output.progress("sending the job") };
+    let said = ask((home, machine), (&spec, pay), asked.wasm, &mut streams);
+    let said = said.map_err(|failed| failed.error)?;
+    if let Some(receipt) = &said.receipt {
+        check(receipt, &spec, &said)?;
         if output.json() {
             output.machine_note(receipt);
         }
@@ -90,9 +99,16 @@ pub(crate) fn run(home: &Home, asked: Asked<'_>, output: &Output) -> anyhow::Res
             file.write_all(text.as_bytes()).context("write the receipt")?;
         }
     }
+    let Said { end, receipt, settled, .. } = said;
+    match settled.transpose() {
+        Ok(settled) => settled.iter().for_each(|settled| settled.tell(output)),
+        Err(error) if end.ran => return Err(error),
+        // Why it did not run says more.
+        Err(error) => output.note(&format!("{error:#}")),
+    }
     if !end.ran {
         let message = format!("the other machine: {}", escape(&end.message));
-        return Err(Failure::new(Exit::Job(end.exit), message).into());
+        return Err(Failure::new(end.refusal(), message).into());
     }
     output.note(&escape(&end.message));
     if spec.recorded && receipt.is_none() {
@@ -102,99 +118,147 @@ pub(crate) fn run(home: &Home, asked: Asked<'_>, output: &Output) -> anyhow::Res
     Ok(Exit::Job(end.exit))
 }
 
-fn send(
-    home: &Home,
-    machine: &Machine,
-    spec: &Spec,
-    wasm: &[u8],
-    output: &Output,
-) -> anyhow::Result<Said> {
-    let mut socket = machine.connect(home, &Request::Job, DIAL_TIME_MAX)?;
-    wire::write(&mut socket, Kind::Spec, &serde_json::to_vec(spec)?).context("send the job")?;
-    converse(&mut socket, wasm, output)
+/// Where a job's streams come from, and where they go.
+pub(super) trait Streams {
+    /// The other machine has all that it needs but the job's input, which begins to go there.
+    fn feed(&mut self, socket: UnixStream) -> anyhow::Result<()>;
+    /// What it does before the job runs, for people.
+    fn progress(&mut self, text: &str);
+    fn output(&mut self, content: &[u8]) -> anyhow::Result<()>;
+    fn errors(&mut self, content: &[u8]);
 }
 
-/// A channel over the budget and what compiling costs, whose bills are paid from here on.
-fn open_channel(
-    home: &Home,
-    machine: &Machine,
-    (ledger, budget, slice): (&str, NanoAtp, Option<NanoAtp>),
-    wasm: &[u8],
-    output: &Output,
-) -> anyhow::Result<Paying> {
-    let compile = NanoAtp(price::compile(wasm.len() as u64));
-    let deposit = budget.checked_add(compile).context("such a budget cannot be")?;
-    // What compiling costs is known before, and due at once.
-    let slice = slice.unwrap_or(NanoAtp(budget.0 / 10)).max(NanoAtp(SLICE_NANO_MIN));
-    let slice = slice.checked_add(compile).context("such a slice cannot be")?;
-    let bar = output.progress("opening a channel");
-    let money = Money::open(home, machine, Purse { ledger, deposit, slice });
-    bar.finish_and_clear();
-    money.context("open a channel")?.pay()
+/// This command's own.
+struct Terminal<'a> {
+    output: &'a Output,
+    bar: ProgressBar,
 }
 
-/// Pays for what was said to be done, if the bill fits that.
-fn settle(paying: Paying, said: Option<&Said>, wasm: &[u8], output: &Output) -> anyhow::Result<()> {
-    let channel = paying.channel;
-    let is_right = |charge: NanoAtp| match said {
-        // The line was lost; what was done until then cannot be known here.
-        None => Ok(()),
-        Some(Said { receipt: Some(receipt), .. }) => {
-            let part = |field: &str| receipt[field].as_u64().unwrap_or(0);
-            let expected = part("charge_nano_atp").saturating_add(part("compile_fuel"));
-            match charge == NanoAtp(expected) {
-                true => Ok(()),
-                false => Err(format!(
-                    "the channel is billed {charge} ATP, and the job's receipt says {} ATP",
-                    NanoAtp(expected)
-                )),
-            }
-        }
-        Some(_) if charge.0 <= price::compile(wasm.len() as u64) => Ok(()),
-        Some(_) => Err(format!("the channel is billed {charge} ATP for a job that did not run")),
-    };
-    let standing = paying.end(is_right).context("settle the channel")?;
-    let (paid, deposit) = (NanoAtp(standing.paid_nano), NanoAtp(standing.deposit_nano));
-    output.note(&format!(
-        "channel {}: {paid} of {deposit} ATP were paid; the rest is back",
-        channel.short()
-    ));
-    if output.json() {
-        output.machine_note(&json!({ "channel": channel.to_string(), "standing": standing }));
+impl Streams for Terminal<'_> {
+    fn feed(&mut self, socket: UnixStream) -> anyhow::Result<()> {
+        feed(socket)
     }
-    Ok(())
+
+    fn progress(&mut self, text: &str) {
+        self.bar.set_message(escape(text));
+    }
+
+    fn output(&mut self, content: &[u8]) -> anyhow::Result<()> {
+        self.bar.finish_and_clear();
+        self.output.bytes(content)
+    }
+
+    fn errors(&mut self, content: &[u8]) {
+        self.bar.finish_and_clear();
+        self.output.error_bytes(content);
+    }
+}
+
+impl Drop for Terminal<'_> {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Why there is no answer.
+pub(super) struct Unanswered {
+    /// The machine knows of the job, so it may have charged up to the budget.
+    pub(super) was_sent: bool,
+    pub(super) error: anyhow::Error,
+}
+
+/// Has one machine run the job, and pays it, from the connection to its last word.
+pub(super) fn ask(
+    (home, machine): (&Home, &Machine),
+    (spec, pay): (&Spec, &Pay),
+    wasm: &[u8],
+    streams: &mut dyn Streams,
+) -> Result<Said, Unanswered> {
+    let failed = |was_sent, error| Unanswered { was_sent, error };
+    let own = home.key().map_err(|error| failed(false, error))?;
+    let opened = pay.open(home, machine, spec.budget_nano_atp, wasm);
+    let paying = opened.map_err(|error| failed(false, error))?;
+    let channel = paying.as_ref().map(|paying| paying.channel.to_string());
+    let payer = channel.clone().unwrap_or_else(|| cell_ledger::signed::node(&own).to_string());
+    let spec = Spec { channel, ..spec.clone() };
+    let told = match machine.connect(home, &Request::Job, DIAL_TIME_MAX) {
+        Ok(mut socket) => {
+            let told = tell(&mut socket, (&spec, wasm), streams);
+            // Whoever still carries input there sees that it is over.
+            let _ = socket.shutdown(Shutdown::Both);
+            told.map_err(|error| failed(true, error))
+        }
+        Err(error) => Err(failed(false, error)),
+    };
+    let told = told.map(|(end, receipt, output)| Said {
+        end,
+        receipt,
+        output,
+        node: machine.peer,
+        payer,
+        settled: None,
+    });
+    let due = match &told {
+        Err(Unanswered { was_sent: false, .. }) => Due::Compiling,
+        Err(_) => Due::Unknown,
+        Ok(said) => match &said.receipt {
+            None if said.end.ran => Due::Nothing("there is no receipt".into()),
+            None => Due::Compiling,
+            // What is not of this job is not paid for.
+            Some(receipt) => match check(receipt, &spec, said) {
+                Ok(()) => Due::Receipt(receipt),
+                Err(error) => Due::Nothing(format!("{error:#}")),
+            },
+        },
+    };
+    let settled = paying.map(|paying| paid::settle(paying, &due, wasm));
+    match (told, settled) {
+        (Ok(said), settled) => Ok(Said { settled, ..said }),
+        // What becomes of the money is told as well.
+        (Err(Unanswered { was_sent, error }), Some(Err(unsettled))) => {
+            Err(failed(was_sent, error.context(format!("{unsettled:#}"))))
+        }
+        (Err(unanswered), _) => Err(unanswered),
+    }
+}
+
+fn tell(
+    socket: &mut UnixStream,
+    (spec, wasm): (&Spec, &[u8]),
+    streams: &mut dyn Streams,
+) -> anyhow::Result<(End, Option<Value>, String)> {
+    let text = serde_json::to_vec(spec)?;
+    wire::write(socket, Kind::Spec, &text).context("send the job")?;
+    converse(socket, (spec, wasm), streams)
 }
 
 /// What the other machine said.
-struct Said {
-    end: End,
-    receipt: Option<Value>,
+pub(super) struct Said {
+    pub(super) end: End,
+    pub(super) receipt: Option<Value>,
     /// BLAKE3 of all output that came.
-    output: String,
+    pub(super) output: String,
+    /// Who ran it, and which account there pays.
+    node: AccountId,
+    payer: String,
+    /// What became of the channel, if one pays.
+    pub(super) settled: Option<anyhow::Result<Settled>>,
 }
 
 /// Whether the receipt is of this job, and within what was agreed to: another one may be signed as well.
-fn check(
-    receipt: &Value,
-    spec: &Spec,
-    node: AccountId,
-    home: &Home,
-    output: &str,
-) -> anyhow::Result<()> {
-    let payer = match &spec.channel {
-        Some(channel) => channel.clone(),
-        None => AccountId::from_bytes(home.key()?.verifying_key().to_bytes()).to_string(),
-    };
+pub(super) fn check(receipt: &Value, spec: &Spec, said: &Said) -> anyhow::Result<()> {
+    let Said { node, payer, output, .. } = said;
     let arguments = spec.arguments.get(1..).unwrap_or_default();
     let charge = receipt["charge_nano_atp"].as_u64();
     let rerun = &receipt["rerun"];
     let fits = [
         ("node", receipt["node"] == node.to_string().as_str()),
         ("signature", job_receipt::is_signed(receipt)),
+        ("number", receipt["job"] == json!(spec.id)),
         ("payer", receipt["payer"] == payer.as_str()),
         ("module", receipt["cell_hash"] == spec.module.as_str()),
         ("charge", charge.is_some_and(|charge| charge <= spec.budget_nano_atp)),
-        ("output", receipt["output_hash"] == output),
+        ("output", receipt["output_hash"] == output.as_str()),
         ("arguments", rerun.is_null() || rerun["arguments"] == json!(arguments)),
         ("variables", rerun.is_null() || rerun["environment"] == json!(spec.environment)),
     ];
@@ -209,20 +273,24 @@ fn check(
 }
 
 /// Goes on until the other machine has said how it ended.
-fn converse(socket: &mut UnixStream, wasm: &[u8], output: &Output) -> anyhow::Result<Said> {
+fn converse(
+    socket: &mut UnixStream,
+    (spec, wasm): (&Spec, &[u8]),
+    streams: &mut dyn Streams,
+) -> anyhow::Result<(End, Option<Value>, String)> {
     let lost = || {
         let message = "the connection was lost; what the job did until then is charged there";
         anyhow::Error::from(Failure::new(Exit::NucleusFault, message))
     };
     let (mut content, mut receipt) = (Vec::new(), Vec::new());
     let (mut was_sent, mut fed, mut hasher) = (false, false, blake3::Hasher::new());
-    let bar = output.progress("sending the job");
+    socket.set_read_timeout(Some(PREPARE_SILENCE_MAX))?;
     loop {
         let kind = wire::read(socket, &mut content).map_err(|_| lost())?.ok_or_else(lost)?;
         if !fed && kind != Kind::NeedModule {
             // From here on it has all that it needs but its input.
             fed = true;
-            feed(socket.try_clone()?)?;
+            streams.feed(socket.try_clone()?)?;
         }
         match kind {
             Kind::NeedModule if !was_sent && !fed => {
@@ -231,16 +299,20 @@ fn converse(socket: &mut UnixStream, wasm: &[u8], output: &Output) -> anyhow::Re
             }
             // It only says that it is there.
             Kind::Progress if content.is_empty() => {}
-            Kind::Progress => bar.set_message(escape(&String::from_utf8_lossy(&content))),
+            Kind::Progress => {
+                if content == RUNNING {
+                    socket.set_read_timeout(Some(RUN_SILENCE_MAX))?;
+                    if let Some(timeout_ms) = spec.timeout_ms {
+                        cut(socket.try_clone()?, Duration::from_millis(timeout_ms))?;
+                    }
+                }
+                streams.progress(&String::from_utf8_lossy(&content));
+            }
             Kind::Output => {
-                bar.finish_and_clear();
                 hasher.update(&content);
-                output.bytes(&content)?;
+                streams.output(&content)?;
             }
-            Kind::Errors => {
-                bar.finish_and_clear();
-                output.error_bytes(&content);
-            }
+            Kind::Errors => streams.errors(&content),
             Kind::Receipt => {
                 if receipt.len() + content.len() > RECEIPT_BYTES_MAX {
                     return Err(lost());
@@ -248,18 +320,27 @@ fn converse(socket: &mut UnixStream, wasm: &[u8], output: &Output) -> anyhow::Re
                 receipt.extend_from_slice(&content);
             }
             Kind::End => {
-                bar.finish_and_clear();
                 let end = serde_json::from_slice(&content).map_err(|_| lost())?;
                 let receipt = match receipt.is_empty() {
                     true => None,
                     false => Some(serde_json::from_slice(&receipt).map_err(|_| lost())?),
                 };
                 let output = hasher.finalize().to_string();
-                return Ok(Said { end, receipt, output });
+                return Ok((end, receipt, output));
             }
             Kind::NeedModule | Kind::Spec | Kind::Module | Kind::Input => return Err(lost()),
         }
     }
+}
+
+/// Ends the connection when a job must have ended, whatever the other machine says.
+fn cut(socket: UnixStream, timeout: Duration) -> anyhow::Result<()> {
+    // It ends with this process; a connection that has ended already does not mind.
+    thread::Builder::new().name("cut".into()).spawn(move || {
+        thread::sleep(timeout.saturating_add(OVERTIME_MAX));
+        let _ = socket.shutdown(Shutdown::Both);
+    })?;
+    Ok(())
 }
 
 /// Carries this command's standard input, on a thread that ends with it.
@@ -288,12 +369,11 @@ mod tests {
     /// A machine that sends somebody else's receipt, an old one, or one for more than was agreed to.
     #[test]
     fn only_its_own_receipt_will_do() {
-        let directory = tempfile::tempdir().unwrap();
-        let home = Home::locate(Some(directory.path().to_owned())).unwrap();
-        let payer = AccountId::from_bytes(home.key().unwrap().verifying_key().to_bytes());
+        let payer = AccountId::from_bytes([5; 32]);
         let key = SigningKey::from_bytes(&[7; 32]);
         let node = signed::node(&key);
         let spec = Spec {
+            id: Some("7".repeat(64)),
             module: "ab".repeat(32),
             module_bytes: 1,
             arguments: vec!["job.wasm".into(), "a".into()],
@@ -305,9 +385,13 @@ mod tests {
             recorded: true,
             channel: None,
         };
+        let end = End { exit: 0, message: String::new(), ran: true };
+        let (payer_text, output) = (payer.to_string(), "out".into());
+        let of_machine =
+            Said { end, receipt: None, output, node, payer: payer_text, settled: None };
         let said = |pointer: &str, value: Value| {
             let mut receipt = json!({
-                "node": node.to_string(), "payer": payer.to_string(), "cell_hash": spec.module,
+                "node": node.to_string(), "job": "7".repeat(64), "payer": payer.to_string(), "cell_hash": spec.module,
                 "charge_nano_atp": 100, "output_hash": "out",
                 "rerun": { "arguments": ["a"], "environment": [] },
             });
@@ -315,7 +399,7 @@ mod tests {
                 *place = value;
             }
             receipt["signature"] = json!(signed::sign("cell/job-receipt/v1", &receipt, &key));
-            check(&receipt, &spec, node, &home, "out").map_err(|error| error.to_string())
+            check(&receipt, &spec, &of_machine).map_err(|error| error.to_string())
         };
         assert_eq!(
             said("", json!({})),
@@ -324,6 +408,7 @@ mod tests {
         assert_eq!(said("/nothing", json!(0)), Ok(()));
         for (pointer, value, expect) in [
             ("/node", json!("cd".repeat(32)), "node"),
+            ("/job", json!("8".repeat(64)), "number"),
             ("/payer", json!("cd".repeat(32)), "payer"),
             ("/cell_hash", json!("cd".repeat(32)), "module"),
             ("/charge_nano_atp", json!(101), "charge"),
@@ -335,7 +420,7 @@ mod tests {
             assert!(told.contains(&format!("its {expect} is")), "{pointer}: {told}");
         }
         let unsigned = json!({ "node": node.to_string(), "signature": "00" });
-        let told = check(&unsigned, &spec, node, &home, "out").unwrap_err().to_string();
+        let told = check(&unsigned, &spec, &of_machine).unwrap_err().to_string();
         assert!(told.contains("its signature is"), "{told}");
     }
 }

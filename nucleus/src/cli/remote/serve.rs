@@ -20,8 +20,9 @@ use cell_host::{ModuleKind, Rates};
 use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::job_ids;
 use super::modules::Modules;
-use super::wire::{self, End, Kind, RECEIPT_BYTES_MAX, SPEC_BYTES_MAX, Spec};
+use super::wire::{self, End, Kind, RECEIPT_BYTES_MAX, RUNNING, SPEC_BYTES_MAX, Spec};
 use crate::bank::Bank;
 use crate::cli::channel;
 use crate::cli::job_end::{Ended, Terms};
@@ -151,6 +152,7 @@ fn serve(
         None => ("", [].as_slice()),
     };
     let terms = Terms {
+        job_id: spec.id.as_deref(),
         compiled: &compiled,
         rates,
         payer,
@@ -168,6 +170,9 @@ fn serve(
     };
     let is_given = spec.is_budget_given && !by_slices;
     let held = terms.hold(&mut bank, (budget, is_given), &hint)?;
+    if let Some(id) = &spec.id {
+        job_ids::take(home, peer, id)?;
+    }
     let job_ms_max = config.peers.job_s_max.saturating_mul(1000);
     let running = Running {
         spec: &spec,
@@ -254,7 +259,7 @@ impl Running<'_> {
         // A nucleus that goes down ends this, and the job ends first and is paid.
         let _signals = pass_signals_on(&process.child)?;
         // The peer begins to send its input when it hears of this.
-        out.write(Kind::Progress, b"running");
+        out.write(Kind::Progress, RUNNING);
         // Where that fails the process has ended; what it said, or its end, tells why.
         let _ = process.link.send(&Task::Job(self.job(funds)), &fds);
         drop((stdin, stdout, stderr));

@@ -5,12 +5,17 @@ use std::io::{self, ErrorKind, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
+use crate::cli::Exit;
+
 /// Longest content of a frame, in bytes.
 pub(super) const FRAME_BYTES_MAX: usize = 64 << 10;
 /// Longest description of a job, in bytes.
 pub(super) const SPEC_BYTES_MAX: usize = FRAME_BYTES_MAX;
 /// Longest receipt, in bytes: a tape of 4 MiB in hexadecimal digits, and room for the rest.
 pub(super) const RECEIPT_BYTES_MAX: usize = 9 << 20;
+
+/// What the machine that runs it says of its progress when the job begins.
+pub(super) const RUNNING: &[u8] = b"running";
 
 /// What a frame is. Numbers are part of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +62,9 @@ impl Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Spec {
+    /// 64 hexadecimal digits that no other job of this payer has: a machine runs such a job once.
+    #[serde(default)]
+    pub(super) id: Option<String>,
     /// BLAKE3 of the module.
     pub(super) module: String,
     pub(super) module_bytes: u64,
@@ -85,6 +93,16 @@ pub(super) struct End {
     pub(super) message: String,
     /// It ran, and its receipt came before this.
     pub(super) ran: bool,
+}
+
+impl End {
+    /// What `cell run` exits with where the job did not run: not with success, whatever was said.
+    pub(super) const fn refusal(&self) -> Exit {
+        match self.exit {
+            0 => Exit::NucleusFault,
+            exit => Exit::Job(exit),
+        }
+    }
 }
 
 /// Writes one frame, or several if the content is long. Nothing is written for no content, unless the
@@ -165,6 +183,8 @@ mod tests {
         ] {
             assert!(read(&mut &*wrong, &mut Vec::new()).is_err(), "{wrong:?}");
         }
+        let end = |exit| End { exit, message: String::new(), ran: false };
+        assert_eq!((end(0).refusal(), end(126).refusal()), (Exit::NucleusFault, Exit::Job(126)));
         assert!(serde_json::from_str::<End>(r#"{"exit":256,"message":"","ran":true}"#).is_err());
     }
 }

@@ -180,6 +180,7 @@ fn run(mut socket: UnixStream, key: &SigningKey, lie: &impl Lie, owed: &Mutex<u6
     let Some((mut receipt, output)) = lie.runs(&spec) else { return };
     receipt["node"] = json!(signed::node(key).to_string());
     receipt["payer"] = spec["channel"].clone();
+    receipt["job"] = spec["id"].clone();
     receipt["output_hash"] = json!(cell_ledger::receipts::content_hash(&output).to_string());
     receipt.as_object_mut().unwrap().remove("signature");
     receipt["signature"] = json!(signed::sign("cell/job-receipt/v1", &receipt, key));
