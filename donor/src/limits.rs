@@ -18,6 +18,10 @@ cell_abi::limits! {
         ///
         /// The settings are refused.
         LENT_DISK_MB_MAX: u64;
+        /// Longest patience with other programs' load, in seconds.
+        ///
+        /// The settings are refused.
+        PATIENCE_S_MAX: u64;
         /// Most programs beside which there is no work.
         ///
         /// The settings are refused.

@@ -16,6 +16,8 @@ pub const CORES_MAX: u32 = 1024;
 pub const LENT_MEMORY_MB_MAX: u64 = 1 << 20;
 /// Most disk that can be lent, in MiB.
 pub const LENT_DISK_MB_MAX: u64 = 1 << 30;
+/// Longest patience with load, in seconds.
+pub const PATIENCE_S_MAX: u64 = 3600;
 /// Most programs that pause the work.
 pub const PROGRAMS_MAX: usize = 64;
 /// Longest name of such a program, in bytes.
@@ -25,16 +27,12 @@ pub const PROGRAM_BYTES_MAX: usize = 64;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Processor time for others, in cores: 0.01 to 1024. Default: all there are.
+    /// Cores for others' work: 0.01 to 1024, rounded up to whole ones. Default: all there are.
     pub cores_max: Option<f64>,
-    /// Memory for others, in MiB: 64 to 1,048,576. Default 2048.
+    /// Memory for others' jobs together, in MiB: 64 to 1,048,576. Default 2048.
     pub memory_mb_max: u64,
-    /// Disk for others, in MiB: 64 to 1,073,741,824. Default 10,240.
+    /// Disk for others' modules and what they were compiled to, in MiB: 64 to 1,073,741,824. Default 1024.
     pub disk_mb_max: u64,
-    /// What may be sent, in KiB a second. Default: no limit.
-    pub upload_kb_s_max: Option<u64>,
-    /// What may be fetched, in KiB a second. Default: no limit.
-    pub download_kb_s_max: Option<u64>,
     /// Days and hours in local time, such as `"mon-fri 18:00-08:00"` or `"sat,sun"`. Default: always.
     pub schedule: Schedule,
     /// Whether work waits until nobody uses the machine. Default: yes.
@@ -50,6 +48,11 @@ pub struct Settings {
     /// What other programs may use before work makes room for them, in cores: 0.05 to 1024. Default: half of
     /// the machine's.
     pub others_cores_max: Option<f64>,
+    /// How long they must use it before it does, in seconds: 0 to 3600. Default 10: a page that loads is no
+    /// reason.
+    pub load_patience_s: u64,
+    /// How long they must use less before work goes on, in seconds: 0 to 3600. Default 60.
+    pub load_resume_s: u64,
     /// Programs beside which there is no work, such as games: names as `ps -e` shows them.
     pub never_beside: Vec<String>,
 }
@@ -59,9 +62,7 @@ impl Default for Settings {
         Self {
             cores_max: None,
             memory_mb_max: 2048,
-            disk_mb_max: 10 << 10,
-            upload_kb_s_max: None,
-            download_kb_s_max: None,
+            disk_mb_max: 1024,
             schedule: Schedule::default(),
             only_when_idle: true,
             idle_s: 300,
@@ -69,6 +70,8 @@ impl Default for Settings {
             battery_percent_min: 50,
             temperature_c_max: 85.0,
             others_cores_max: None,
+            load_patience_s: 10,
+            load_resume_s: 60,
             never_beside: Vec::new(),
         }
     }
@@ -93,9 +96,6 @@ pub enum SettingsError {
         /// The most that it may be.
         most: String,
     },
-    /// Nothing could be sent or fetched, not even an answer.
-    #[error("{0} = 0 lets no answer through; leave it out for no limit")]
-    NoTraffic(&'static str),
     /// A span of the schedule cannot be read.
     #[error(
         "schedule has `{0}`; write days, hours or both, such as `mon-fri 18:00-08:00` or `sat,sun`"
@@ -141,14 +141,8 @@ impl Settings {
         within("battery_percent_min", self.battery_percent_min, 0..=100)?;
         within("temperature_c_max", self.temperature_c_max, 40.0..=150.0)?;
         within("others_cores_max", self.others_cores_max.unwrap_or(1.0), 0.05..=cores)?;
-        for (key, rate) in [
-            ("upload_kb_s_max", self.upload_kb_s_max),
-            ("download_kb_s_max", self.download_kb_s_max),
-        ] {
-            if rate == Some(0) {
-                return Err(SettingsError::NoTraffic(key));
-            }
-        }
+        within("load_patience_s", self.load_patience_s, 0..=PATIENCE_S_MAX)?;
+        within("load_resume_s", self.load_resume_s, 0..=PATIENCE_S_MAX)?;
         if self.never_beside.len() > PROGRAMS_MAX {
             return Err(SettingsError::TooMany { key: "never_beside", most: PROGRAMS_MAX });
         }
@@ -200,8 +194,6 @@ mod tests {
             cores_max = 2
             memory_mb_max = 4096
             disk_mb_max = 64
-            upload_kb_s_max = 100
-            download_kb_s_max = 1000
             schedule = ["mon-fri 18:00-08:00", "sat,sun"]
             only_when_idle = false
             idle_s = 86400
@@ -209,6 +201,8 @@ mod tests {
             battery_percent_min = 100
             temperature_c_max = 70.5
             others_cores_max = 0.5
+            load_patience_s = 0
+            load_resume_s = 3600
             never_beside = ["zoom", "Civ VI"]
         "#;
         let spans = ["mon-fri 18:00-08:00", "sat,sun"].map(String::from).to_vec();
@@ -216,8 +210,6 @@ mod tests {
             cores_max: Some(2.0),
             memory_mb_max: 4096,
             disk_mb_max: 64,
-            upload_kb_s_max: Some(100),
-            download_kb_s_max: Some(1000),
             schedule: spans.try_into().unwrap(),
             only_when_idle: false,
             idle_s: 86400,
@@ -225,6 +217,8 @@ mod tests {
             battery_percent_min: 100,
             temperature_c_max: 70.5,
             others_cores_max: Some(0.5),
+            load_patience_s: 0,
+            load_resume_s: 3600,
             never_beside: vec!["zoom".into(), "Civ VI".into()],
         };
         assert_eq!(Settings::parse(text), Ok(expect));
@@ -239,8 +233,9 @@ mod tests {
         check_refused("memory_mb_max = 0", "between 64 and 1048576");
         check_refused("memory_mb_max = -1", "memory_mb_max");
         check_refused("disk_mb_max = 63", "disk_mb_max = 63 must be between 64");
-        check_refused("upload_kb_s_max = 0", "leave it out for no limit");
-        check_refused("download_kb_s_max = 0", "download_kb_s_max = 0 lets no answer through");
+        check_refused("upload_kb_s_max = 1", "unknown field");
+        check_refused("load_patience_s = 3601", "between 0 and 3600");
+        check_refused("load_resume_s = 3601", "between 0 and 3600");
         check_refused("idle_s = 0", "between 1 and 86400");
         check_refused("idle_s = 86401", "between 1 and 86400");
         check_refused("battery_percent_min = 101", "between 0 and 100");

@@ -491,5 +491,5 @@ where
     R: wasmtime::WasmResults + Sync,
 {
     let guest = pin!(function.call_async(store, arguments));
-    Metered { guest, gauge, stop, allowance: None }.await
+    Metered { guest, gauge, stop }.await
 }

@@ -151,7 +151,11 @@ impl Job {
             .linker(ModuleKind::Command)
             .instantiate_pre(&module.compiled)
             .map_err(|e| LoadError::Link(format!("{e:#}")))?;
-        let gauge = Arc::new(Gauge::new(self.rates));
+        let gauge = Arc::new({
+            // The start counts too.
+            let granted = fuel.saturating_add(1).saturating_add(start);
+            Gauge::new(self.rates).with_allowance(granted, self.allowance.clone())
+        });
         let (budget, metered) = (Arc::clone(sandbox.budget()), Arc::clone(&gauge));
         let guest = Guest::of_job(self.limits, budget, metered, self.wasi()?);
         let mut store = Store::new(sandbox.engine(), guest);
@@ -167,14 +171,13 @@ impl Job {
             .map_err(|_| LoadError::MissingExport { name: "_start", expected: "() -> ()" })?;
         arm(&mut store, fuel + 1).map_err(started)?;
         gauge.extras.start();
+        // A machine that is lent freezes it, process and all.
+        gauge.extras.spare_gaps();
         self.stdout.meter(&gauge);
         self.stderr.meter(&gauge);
         let result = {
             let guest = pin!(main.call_async(&mut store, ()));
-            // The start counts too.
-            let granted = fuel.saturating_add(1).saturating_add(start);
-            let allowance = self.allowance.as_ref().map(|allowance| (granted, allowance));
-            let running = Metered { guest, gauge: &gauge, stop: &self.stop, allowance };
+            let running = Metered { guest, gauge: &gauge, stop: &self.stop };
             if self.rates.are_zero() {
                 running.await
             } else {

@@ -139,6 +139,10 @@ pub(crate) struct Gauge {
     in_host: AtomicBool,
     /// The guest is not polled until its allowance is raised.
     is_held_back: AtomicBool,
+    /// The guest lets others go on, which is no burned slice either.
+    is_yielding: AtomicBool,
+    /// The fuel it started with, and how much of that may be spent for now.
+    allowance: Option<(u64, Allowance)>,
     /// What is taken besides fuel.
     pub(crate) extras: Extras,
 }
@@ -152,8 +156,25 @@ impl Gauge {
             unyielded: AtomicU64::default(),
             in_host: AtomicBool::default(),
             is_held_back: AtomicBool::default(),
+            is_yielding: AtomicBool::default(),
+            allowance: None,
             extras: Extras::new(rates),
         }
+    }
+
+    /// One that may spend so much of all that it starts with for now.
+    pub(crate) fn with_allowance(self, granted: u64, allowance: Option<Allowance>) -> Self {
+        Self { allowance: allowance.map(|allowance| (granted, allowance)), ..self }
+    }
+
+    /// Whether the guest waits for more allowance; it is woken then.
+    fn is_held_back(&self, cx: &Context<'_>) -> bool {
+        let Some((granted, allowance)) = &self.allowance else { return false };
+        let is_held_back = !allowance.lets_on(self.spent(*granted), cx);
+        if self.is_held_back.swap(is_held_back, Relaxed) && !is_held_back {
+            self.extras.skip();
+        }
+        is_held_back
     }
 
     /// Starts a call whose store holds `fuel`.
@@ -238,7 +259,17 @@ pub(crate) async fn charge(caller: &mut Caller<'_, Guest>, price: u64) -> wasmti
         gauge.unyielded.store(unyielded, Relaxed);
     } else {
         gauge.unyielded.store(0, Relaxed);
-        wait(&gauge, yield_now()).await;
+        gauge.is_yielding.store(true, Relaxed);
+        yield_now().await;
+        gauge.is_yielding.store(false, Relaxed);
+    }
+    if gauge.allowance.is_some() {
+        // A guest that often asks the host for something is seldom seen between two polls.
+        std::future::poll_fn(|cx| match gauge.is_held_back(cx) {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        })
+        .await;
     }
     Ok(())
 }
@@ -281,22 +312,6 @@ pub(crate) struct Metered<'a, F> {
     pub(crate) guest: Pin<&'a mut F>,
     pub(crate) gauge: &'a Gauge,
     pub(crate) stop: &'a StopHandle,
-    /// The fuel it started with, and how much of it may be spent for now.
-    pub(crate) allowance: Option<(u64, &'a Allowance)>,
-}
-
-impl<F> Metered<'_, F> {
-    /// Whether it waits for more allowance. A guest that waits for the host spends nothing, and may.
-    fn is_held_back(&self, cx: &Context<'_>) -> bool {
-        let Some((granted, allowance)) = self.allowance else { return false };
-        let gauge = self.gauge;
-        let is_held_back =
-            !allowance.lets_on(gauge.spent(granted), cx) && !gauge.in_host.load(Relaxed);
-        if gauge.is_held_back.swap(is_held_back, Relaxed) && !is_held_back {
-            gauge.extras.skip();
-        }
-        is_held_back
-    }
 }
 
 impl<T, F: Future<Output = wasmtime::Result<T>>> Future for Metered<'_, F> {
@@ -311,7 +326,9 @@ impl<T, F: Future<Output = wasmtime::Result<T>>> Future for Metered<'_, F> {
         {
             return Poll::Ready(Err(stop.into()));
         }
-        if stopped.is_none() && self.is_held_back(cx) {
+        // A guest that waits for the host spends nothing, and may.
+        let in_host = self.gauge.in_host.load(Relaxed);
+        if stopped.is_none() && !in_host && self.gauge.is_held_back(cx) {
             return Poll::Pending;
         }
         let polled = self.guest.as_mut().poll(cx);
@@ -320,7 +337,8 @@ impl<T, F: Future<Output = wasmtime::Result<T>>> Future for Metered<'_, F> {
         {
             return Poll::Ready(Err(stop.into()));
         }
-        if polled.is_pending() && !self.gauge.in_host.load(Relaxed) {
+        let is_idle = [&self.gauge.in_host, &self.gauge.is_yielding, &self.gauge.is_held_back];
+        if polled.is_pending() && !is_idle.into_iter().any(|flag| flag.load(Relaxed)) {
             self.gauge.slices.fetch_add(1, Relaxed);
             self.gauge.extras.tick();
             if self.gauge.is_overdrawn() {

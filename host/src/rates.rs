@@ -7,6 +7,9 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
+/// More time than this between two looks at a job is time in which its process was frozen, in microseconds.
+const GAP_US: u64 = 1_000_000;
+
 /// What is counted besides fuel, in the order in which it is billed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dimension {
@@ -155,6 +158,8 @@ pub(crate) struct Extras {
     /// Pages that are held.
     pages: AtomicU64,
     made: Instant,
+    /// More time than this at once is not counted, in microseconds: the process was frozen.
+    gap: AtomicU64,
     /// Up to when memory is counted, in microseconds since `made`.
     counted: AtomicU64,
 }
@@ -169,6 +174,7 @@ impl Extras {
             egress: AtomicU64::default(),
             memory: AtomicU64::default(),
             pages: AtomicU64::default(),
+            gap: AtomicU64::new(u64::MAX),
             made: Instant::now(),
             counted: AtomicU64::default(),
         }
@@ -183,6 +189,11 @@ impl Extras {
             }
             self.counted.store(self.now(), Relaxed);
         }
+    }
+
+    /// Has time not count in which the process was frozen. Only for what is ticked all the time, as jobs are.
+    pub(crate) fn spare_gaps(&self) {
+        self.gap.store(GAP_US, Relaxed);
     }
 
     /// Counts a start.
@@ -206,6 +217,7 @@ impl Extras {
     fn count_memory(&self) {
         let now = self.now();
         let held = now.saturating_sub(self.counted.swap(now, Relaxed));
+        let held = held.min(self.gap.load(Relaxed));
         self.memory.fetch_add(held.saturating_mul(self.pages.load(Relaxed)), Relaxed);
     }
 
@@ -313,6 +325,16 @@ mod tests {
         assert!((start, egress) == (0, 0) && memory >= 20_000, "{memory}");
         extras.begin();
         assert_eq!(extras.taken(), Taken::default());
+        let gap = |extras: &Extras| {
+            extras.counted.store(0, Relaxed);
+            let before = extras.taken().0[2];
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            extras.gap.store(extras.gap.load(Relaxed).min(1000), Relaxed);
+            extras.tick();
+            extras.taken().0[2] - before
+        };
+        assert_eq!(gap(&extras), 10 * 1000, "a gap counts as the longest that may be");
+        extras.begin();
         extras.add_callee(5);
         assert_eq!(extras.cost(), 5);
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use cell_channel::LedgerAt;
 use cell_discovery::{Address, Rendezvous};
+use cell_donor::Settings;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
@@ -55,6 +56,8 @@ pub(crate) struct Config {
     pub(crate) prices: Prices,
     /// Whether other machines may call cells here, and which.
     pub(crate) peers: Listening,
+    /// What `cell donate` may do with this machine, and when.
+    pub(crate) donate: Settings,
 }
 
 /// Whether other machines may call cells here, and which.
@@ -298,6 +301,7 @@ impl Config {
             (0.01..=1024.0).contains(&cores),
             "worker.cores_max = {cores} must be between 0.01 and 1024"
         );
+        config.donate.check().map_err(|error| anyhow::anyhow!("in [donate]: {error}"))?;
         Ok(config)
     }
 }
@@ -336,6 +340,8 @@ mod tests {
             ("[worker]\ncores_max = 0", "between 0.01"),
             ("[worker]\ncores_max = nan", "between 0.01"),
             ("[receipts]\nkept_mb_max = 0", "between 1"),
+            ("[donate]\nidle_s = 0", "in [donate]: idle_s = 0 must be between 1 and 86400"),
+            ("[donate]\nschedule = [\"x\"]", "write days, hours or both"),
             ("[metrics]\nport = 0", "port"),
             ("[metrics]\nport = 65536", "port"),
             ("[metrics]\naddress = \"0.0.0.0\"", "address"),

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use cell_abi::limits::FRAME_PAYLOAD_BYTES_MAX;
@@ -24,6 +24,10 @@ use crate::{memory_file, walls};
 
 /// How often a job that is paid by slices says what it has spent.
 const SPENT_EVERY: Duration = Duration::from_millis(50);
+/// How often it is looked how long a guest has run.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// More time than this between two looks is time in which the process was frozen.
+const GAP: Duration = Duration::from_secs(1);
 
 /// The first message: what the process will be able to reach. What is slow to start is started then.
 #[derive(Debug, Serialize, Deserialize)]
@@ -298,6 +302,17 @@ async fn rerun(sandbox: Sandbox, call: RerunCall, fds: Vec<OwnedFd>) -> anyhow::
     })
 }
 
+/// Waits until this process has run for so long. A machine that is lent freezes it now and then, which its
+/// guest neither sees nor has to answer for.
+async fn running_for(timeout: Option<Duration>) {
+    let Some(mut left) = timeout else { return std::future::pending().await };
+    while !left.is_zero() {
+        let began = Instant::now();
+        tokio::time::sleep(left.min(LOOK_EVERY)).await;
+        left = left.saturating_sub(began.elapsed().min(GAP));
+    }
+}
+
 /// Waits for a guest, and stops it when its time is over or an interrupt comes.
 async fn stopped_in_time<F: Future>(
     running: F,
@@ -305,7 +320,7 @@ async fn stopped_in_time<F: Future>(
     timeout_ms: Option<u64>,
 ) -> anyhow::Result<F::Output> {
     let mut interrupts = signal(SignalKind::interrupt())?;
-    let timeout = tokio::time::sleep(timeout_ms.map_or(Duration::MAX, Duration::from_millis));
+    let timeout = running_for(timeout_ms.map(Duration::from_millis));
     tokio::pin!(running, timeout);
     loop {
         tokio::select! {

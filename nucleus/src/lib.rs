@@ -24,6 +24,7 @@ mod memory_file;
 mod peers;
 mod prices;
 mod reputation;
+mod processes;
 mod sdk;
 mod toolchain;
 mod walls;

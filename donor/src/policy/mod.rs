@@ -12,11 +12,9 @@ use crate::clock::Moment;
 use crate::schedule::Opening;
 use crate::settings::Settings;
 
-/// How long others must need the processor before work makes room: a page that loads is no reason.
-pub const LOAD_PATIENCE_MS: u64 = 10_000;
 /// How long a reason must be gone before work goes on.
 pub const GONE_MS: u64 = 10_000;
-/// The same for heat and load, which work itself may bring back.
+/// The same for heat, which work itself may bring back.
 pub const GONE_COOL_MS: u64 = 60_000;
 /// How far the temperature must fall below its limit, in °C.
 pub const COOLER_C: f64 = 5.0;
@@ -138,6 +136,15 @@ pub struct Memory {
     gates: [Gate; WATCHES.len()],
 }
 
+impl Memory {
+    /// Whether memory or disk is short, whatever else is in the way: work that waits does not help then.
+    pub fn is_short(&self) -> bool {
+        let of_gate =
+            |gate: &Gate| matches!(gate.closed, Some(Reason::MemoryShort | Reason::DiskFull));
+        self.gates.iter().any(of_gate)
+    }
+}
+
 /// Whether there may be work now, and what to bring along to the next decision.
 ///
 /// The first reason that holds is the one given, in this order: the owner's word, the schedule, the battery,
@@ -152,7 +159,8 @@ pub fn decide(
     let mut memory = memory.clone();
     // Every gate moves every time, or one behind another would be late.
     for (gate, watch) in memory.gates.iter_mut().zip(&WATCHES) {
-        gate.step((watch.level)(settings, signals), watch, now.monotonic_ms);
+        let waits = (watch.waits_ms)(settings);
+        gate.step((watch.level)(settings, signals), waits, now.monotonic_ms);
     }
     let owner = signals.owner_paused.then_some(Reason::Owner);
     let reason = owner
@@ -171,22 +179,22 @@ enum Level {
     Fine,
 }
 
-/// What a gate looks at, and how long that must last before the gate moves.
+/// What a gate looks at, and how long that must last before the gate closes and before it opens, in
+/// milliseconds.
 struct Watch {
     level: fn(&Settings, &Signals) -> Level,
-    close_ms: u64,
-    open_ms: u64,
+    waits_ms: fn(&Settings) -> (u64, u64),
 }
 
 /// In the order of [`decide`].
 const WATCHES: [Watch; 7] = [
-    Watch { level: battery, close_ms: 0, open_ms: GONE_MS },
-    Watch { level: input, close_ms: 0, open_ms: GONE_MS },
-    Watch { level: program, close_ms: 0, open_ms: GONE_MS },
-    Watch { level: temperature, close_ms: 0, open_ms: GONE_COOL_MS },
-    Watch { level: load, close_ms: LOAD_PATIENCE_MS, open_ms: GONE_COOL_MS },
-    Watch { level: free_memory, close_ms: 0, open_ms: GONE_MS },
-    Watch { level: free_disk, close_ms: 0, open_ms: GONE_MS },
+    Watch { level: battery, waits_ms: |_| (0, GONE_MS) },
+    Watch { level: input, waits_ms: |_| (0, GONE_MS) },
+    Watch { level: program, waits_ms: |_| (0, GONE_MS) },
+    Watch { level: temperature, waits_ms: |_| (0, GONE_COOL_MS) },
+    Watch { level: load, waits_ms: |s| (s.load_patience_s * 1000, s.load_resume_s * 1000) },
+    Watch { level: free_memory, waits_ms: |_| (0, GONE_MS) },
+    Watch { level: free_disk, waits_ms: |_| (0, GONE_MS) },
 ];
 
 /// One reason's past.
@@ -199,10 +207,10 @@ struct Gate {
 }
 
 impl Gate {
-    fn step(&mut self, level: Level, watch: &Watch, now_ms: u64) {
+    fn step(&mut self, level: Level, (close_ms, open_ms): (u64, u64), now_ms: u64) {
         let (turns, wait_ms) = match (&self.closed, &level) {
-            (None, Level::Over(_)) => (true, watch.close_ms),
-            (Some(_), Level::Fine) => (true, watch.open_ms),
+            (None, Level::Over(_)) => (true, close_ms),
+            (Some(_), Level::Fine) => (true, open_ms),
             _ => (false, 0),
         };
         let since_ms = self.turning_ms.take().map_or(now_ms, |since| since.min(now_ms));

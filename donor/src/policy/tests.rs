@@ -170,6 +170,8 @@ fn heat_and_load() {
     );
     check("", "0 load=3; 10 load=3; 11 load=1.4; 71 load=1.4", "working");
     check("", "0 load=3; 10 load=3; 11; 40 load=2; 71", "other programs are using 2.0 cores");
+    check("load_patience_s = 0", "0 load=3", "other programs are using 3.0 cores");
+    check("load_patience_s = 2\nload_resume_s = 0", "0 load=3; 2 load=3; 3", "working");
     // Who comes back to a machine that is busy with something else waits no longer for it.
     check(
         "",
@@ -192,6 +194,17 @@ fn memory_and_disk() {
     check("", "0 disk=1023; 1 disk=2047; 99 disk=2047", "the disk is nearly full");
     check("", "0 disk=1023; 1 disk=2048; 11 disk=2048", "working");
     check("", "0 load=3 disk=0; 10 load=3 disk=0", "other programs are using 3.0 cores");
+}
+
+/// What waits keeps its memory: whoever lends must be able to end it, whatever is told first.
+#[test]
+fn shortage_is_seen_behind_other_reasons() {
+    let settings = Settings::default();
+    for (text, expect) in [("0 idle=0", false), ("0 idle=0 memory=1", true), ("0 disk=1", true)] {
+        let (signals, now) = step(text);
+        let (_, memory) = decide(&settings, &signals, &Memory::default(), now);
+        assert_eq!(memory.is_short(), expect, "{text}");
+    }
 }
 
 #[test]

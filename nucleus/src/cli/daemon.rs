@@ -27,6 +27,9 @@ pub(crate) struct UpArguments {
     /// How the nucleus logs: lines of text, or of JSON.
     #[arg(long, value_name = "FORMAT", env = logging::FORMAT_VARIABLE, default_value = "text")]
     log_format: logging::Format,
+    /// End with the process of this number, which started it.
+    #[arg(long, value_name = "PID", hide = true, requires = "foreground")]
+    with_parent: Option<u32>,
 }
 
 pub(crate) fn up(
@@ -37,6 +40,9 @@ pub(crate) fn up(
     let home = global.home()?;
     if arguments.foreground {
         leave_session();
+        if let Some(parent) = arguments.with_parent {
+            end_with(parent)?;
+        }
         logging::start(arguments.log_format);
         crate::daemon::run(&home)?;
         return Ok(Exit::Done);
@@ -45,20 +51,42 @@ pub(crate) fn up(
         report(&home, output, "is up already");
         return Ok(Exit::Done);
     }
-    start(&home, arguments.log_format, output)?;
+    start(&home, arguments.log_format, &[], output)?;
     report(&home, output, "is up");
     Ok(Exit::Done)
 }
 
 /// Starts a nucleus that outlives this command, and waits until it answers.
 pub(crate) fn up_in_background(home: &Home, output: &Output) -> anyhow::Result<()> {
-    start(home, logging::Format::of_environment(), output)
+    start(home, logging::Format::of_environment(), &[], output).map(drop)
 }
 
-fn start(home: &Home, format: logging::Format, output: &Output) -> anyhow::Result<()> {
+/// Starts a nucleus that goes down when this process ends; `None` where another command was faster, and its
+/// nucleus is up.
+pub(crate) fn up_as_child(home: &Home, output: &Output) -> anyhow::Result<Option<Child>> {
+    let with_parent = ["--with-parent", &std::process::id().to_string()];
+    let mut child = start(home, logging::Format::of_environment(), &with_parent, output)?;
+    Ok(child.try_wait()?.is_none().then_some(child))
+}
+
+/// Goes down, in order, when the parent is gone.
+fn end_with(parent: u32) -> anyhow::Result<()> {
+    use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+    set_parent_process_death_signal(Some(Signal::TERM))?;
+    let found = getppid().and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok());
+    anyhow::ensure!(found == Some(parent), "who started this nucleus is gone");
+    Ok(())
+}
+
+fn start(
+    home: &Home,
+    format: logging::Format,
+    more: &[&str],
+    output: &Output,
+) -> anyhow::Result<Child> {
     home.create()?;
     let bar = output.progress("starting the nucleus");
-    let mut child = spawn(home, format)?;
+    let mut child = spawn(home, format, more)?;
     let started = Instant::now();
     while !is_up(home) {
         if let Some(status) = child.try_wait()? {
@@ -88,7 +116,7 @@ fn start(home: &Home, format: logging::Format, output: &Output) -> anyhow::Resul
         thread::sleep(Duration::from_millis(5));
     }
     bar.finish_and_clear();
-    Ok(())
+    Ok(child)
 }
 
 pub(crate) fn down(global: &Global, output: &Output) -> anyhow::Result<Exit> {
@@ -149,12 +177,13 @@ fn report(home: &Home, output: &Output, what: &str) {
     output.result(&json!({ "up": true, "home": home.root(), "cells": home.cells() }), &text);
 }
 
-fn spawn(home: &Home, format: logging::Format) -> anyhow::Result<Child> {
+fn spawn(home: &Home, format: logging::Format, more: &[&str]) -> anyhow::Result<Child> {
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(home.log())?;
     Command::new(std::env::current_exe()?)
         .args(["up", "--foreground", "--home"])
         .arg(home.root())
         .args(["--log-format", format.word()])
+        .args(more)
         .envs(home.ledger_url().map(|url| (super::LEDGER_VARIABLE, url)))
         .current_dir("/")
         .stdin(Stdio::null())

@@ -30,6 +30,32 @@ cell_abi::limits! {
         /// `cell peer find --lan` does not show them.
         LAN_TIME_MAX: Duration;
     }
+    crate::cli::donate {
+        /// How long a nucleus may take to go down with the `cell donate` that started it.
+        ///
+        /// It is killed.
+        DOWN_TIME_MAX: Duration;
+    }
+    crate::cli::donate::end {
+        /// How long a nucleus may take to answer that a lending ends.
+        ///
+        /// Its jobs of other machines are told to end, and pay, without it.
+        ANSWER_TIME_MAX: Duration;
+        /// How long anything may run for others when a lending ends.
+        ///
+        /// It is killed, and not paid.
+        RUN_ON_TIME_MAX: Duration;
+        /// How long jobs may take to pay when a lending ends and the nucleus does not answer.
+        ///
+        /// What was set aside for them goes back.
+        PAY_TIME_MAX: Duration;
+    }
+    crate::cli::donate::earned {
+        /// Entries of the journal that are read to tell what a lent machine earned.
+        ///
+        /// What lies further back is not counted.
+        ENTRIES_MAX: usize;
+    }
     crate::cli::verify {
         /// Largest file with a receipt that `cell verify` reads, in bytes.
         ///

@@ -8,6 +8,7 @@ mod completions;
 mod daemon;
 mod deploy;
 mod dev;
+mod donate;
 mod exit;
 mod figures;
 mod find;
@@ -126,6 +127,8 @@ enum Command {
     /// Show, claim and close the channels by which machines pay one another.
     #[command(subcommand)]
     Channel(channel::Command),
+    /// Lend this machine to others while you do not need it.
+    Donate(donate::Arguments),
     /// Run what a receipt bills again, and say where it differs.
     Verify(verify::Arguments),
     /// Print a completion script for a shell.
@@ -199,6 +202,7 @@ impl Cli {
             Command::PeerEscrow(arguments) => {
                 channel::escrow::serve(arguments, global).map(|()| Exit::Done)
             }
+            Command::Donate(arguments) => donate::run(arguments, global, output),
             Command::Verify(arguments) => verify::run(arguments, global, output),
             Command::Completions(arguments) => completions::run(arguments),
             Command::Worker(arguments) => {

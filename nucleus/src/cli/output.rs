@@ -56,6 +56,13 @@ impl Output {
         let _ = std::io::stderr().write_all(bytes);
     }
 
+    /// Writes the one line that a terminal shows in place of the last one; without one, nothing is left.
+    pub(crate) fn redraw(&self, line: &str) {
+        let mut out = std::io::stdout();
+        // A terminal that is gone ends the command in another way.
+        let _ = write!(out, "\r\x1b[2K{line}").and_then(|()| out.flush());
+    }
+
     /// Tells people something on the way; machines and the quiet get nothing.
     pub(crate) fn note(&self, text: &str) {
         if !self.quiet && !self.json {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
+use super::donation::{Donating, DonationRow};
 use super::{Event, accept};
 use crate::home::Home;
 use crate::link::CellStats;
@@ -36,6 +37,8 @@ pub(crate) enum Request {
     Walls,
     /// Wait until this cell is live with this code, refused, or, without a hash, gone.
     Await { cell: String, hash: Option<String> },
+    /// Lend this machine, or say how that goes.
+    Donate(Donating),
     /// End.
     Down,
 }
@@ -48,6 +51,7 @@ pub(crate) enum Answer {
     Cells(Vec<CellRow>),
     Status(Snapshot),
     Walls(Vec<Wall>),
+    Donation(DonationRow),
     /// The cell could not be deployed, or the request was wrong.
     Failed(String),
 }

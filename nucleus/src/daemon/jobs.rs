@@ -10,6 +10,7 @@ use cell_abi::AccountId;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cli::LEDGER_VARIABLE;
+use crate::config::Config;
 use crate::home::Home;
 
 /// Jobs of all other machines at once.
@@ -70,9 +71,18 @@ impl Kind {
 /// Those that run.
 pub(super) struct Jobs {
     home: Home,
+    /// What one may have, in MiB, unless less is lent.
+    job_memory_mb_max: u32,
     running: Vec<Running>,
     claimed: Option<Instant>,
     claiming: Option<Child>,
+    lent: Option<Lent>,
+}
+
+/// What a machine that is lent has for jobs.
+struct Lent {
+    memory_mb: u64,
+    disk_mb: u64,
 }
 
 struct Running {
@@ -83,13 +93,25 @@ struct Running {
 }
 
 impl Jobs {
-    pub(super) fn new(home: &Home) -> Self {
-        Self { home: home.clone(), running: Vec::new(), claimed: None, claiming: None }
+    pub(super) fn new(home: &Home, config: &Config) -> Self {
+        Self {
+            home: home.clone(),
+            job_memory_mb_max: config.peers.job_memory_mb_max,
+            running: Vec::new(),
+            claimed: None,
+            claiming: None,
+            lent: None,
+        }
+    }
+
+    /// From now on jobs have so much memory together, and so much disk for their modules.
+    pub(super) fn lend(&mut self, memory_mb: u64, disk_mb: u64) {
+        self.lent = Some(Lent { memory_mb, disk_mb });
     }
 
     /// Has everything claimed that other machines owe, by a process of its own, now and then.
     pub(super) fn claim(&mut self) {
-        if self.claimed.is_some_and(|at| at.elapsed() < CLAIM_EVERY) {
+        if self.claiming.is_some() || self.claimed.is_some_and(|at| at.elapsed() < CLAIM_EVERY) {
             return;
         }
         self.claimed = Some(Instant::now());
@@ -126,6 +148,7 @@ impl Jobs {
             true => of_peer < of_peer_max,
             false => of_peer == 0 && of_strangers < of_strangers_max,
         };
+        let all_max = if kind == Kind::Job { self.at_once() } else { all_max };
         if !fits || like().count() >= all_max {
             return Err(format!("too many {} here already; try again later", kind.plural()));
         }
@@ -141,8 +164,25 @@ impl Jobs {
         }
     }
 
+    /// As many as may run: each may take all the memory that one may have.
+    fn at_once(&self) -> usize {
+        let Some(Lent { memory_mb, .. }) = self.lent else { return JOBS_MAX };
+        let of_one = u64::from(self.memory_mb_max(memory_mb));
+        usize::try_from(memory_mb.checked_div(of_one).unwrap_or(1))
+            .unwrap_or(JOBS_MAX)
+            .clamp(1, JOBS_MAX)
+    }
+
+    fn memory_mb_max(&self, lent_mb: u64) -> u32 {
+        self.job_memory_mb_max.min(u32::try_from(lent_mb).unwrap_or(u32::MAX))
+    }
+
     fn spawn(&self, kind: Kind, peer: AccountId, connection: OwnedFd) -> anyhow::Result<Child> {
         let mut command = self.command(kind.command())?;
+        if let (Kind::Job, Some(Lent { memory_mb, disk_mb })) = (kind, &self.lent) {
+            command.args(["--memory-max", &self.memory_mb_max(*memory_mb).to_string()]);
+            command.args(["--disk-max", &disk_mb.to_string()]);
+        }
         command.arg(peer.to_string()).stdin(Stdio::from(connection));
         command.spawn().context("start its process")
     }
@@ -167,8 +207,17 @@ impl Jobs {
     }
 
     /// Has every job end, and pay for what it did.
+    pub(super) fn end_jobs(&self) {
+        self.tell_to_end(|kind| kind == Kind::Job);
+    }
+
+    /// The same, and every teller.
     pub(super) fn shut_down(&self) {
-        for Running { child, .. } in &self.running {
+        self.tell_to_end(|_| true);
+    }
+
+    fn tell_to_end(&self, which: impl Fn(Kind) -> bool) {
+        for Running { child, .. } in self.running.iter().filter(|running| which(running.kind)) {
             if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
                 // One that has ended needs no signal.
                 let _ = kill_process(pid, Signal::TERM);
@@ -176,7 +225,13 @@ impl Jobs {
         }
     }
 
-    /// Whether any is left.
+    /// How many jobs run.
+    pub(super) fn count(&mut self) -> usize {
+        self.reap();
+        self.running.iter().filter(|running| running.kind == Kind::Job).count()
+    }
+
+    /// Whether anything is left.
     pub(super) fn are_running(&mut self) -> bool {
         self.reap();
         !self.running.is_empty()

@@ -7,6 +7,17 @@ cell_abi::limits! {
         /// It is killed; what it did not report is not charged.
         DOWN_TIME_MAX: Duration;
     }
+    crate::daemon::donation {
+        /// How long a nucleus may hear nothing of the `cell donate` that lends it.
+        ///
+        /// The lending ends, as with `cell donate stop`. Where the machine cannot be looked at for as long, what
+        /// runs for others waits.
+        SILENCE_MAX: Duration;
+        /// How long work for others may take to end when the lending ends, or memory or disk is short.
+        ///
+        /// It is killed, and nothing is charged for it.
+        END_TIME_MAX: Duration;
+    }
     crate::daemon::holds {
         /// Users' cells whose charges besides fuel are summed before they are rounded.
         ///

@@ -9,6 +9,7 @@ mod artefacts;
 mod book;
 mod cells;
 pub(crate) mod control;
+pub(crate) mod donation;
 mod gateway;
 mod holds;
 mod jobs;
@@ -48,6 +49,7 @@ use artefacts::Artefacts;
 use book::Book;
 use cells::Cells;
 use control::{Answer, NucleusRow, Request, Snapshot};
+use donation::{Donation, Seen};
 use gateway::Gateway;
 use holds::Holds;
 use jobs::{Jobs, Kind};
@@ -81,6 +83,8 @@ pub(crate) enum Event {
     Prepared(Box<Prepared>),
     /// A worker is to be told this.
     Send(u64, ToWorker, Option<OwnedFd>),
+    /// The machine was looked at, for it is lent.
+    Donor(Seen),
     /// Somebody at the control socket asks.
     Control(Request, Sender<Answer>),
     /// A signal asks the nucleus to end.
@@ -112,6 +116,7 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
     metrics::serve(bind(&home.metrics_socket())?, config.metrics.port, &events)?;
     let gateway = Gateway::start(home, &config, &events)?;
     let announcer = Announcer::start(home, &config, gateway.as_ref().map(Gateway::listens))?;
+    let donation = Donation::new(config.donate.clone(), events.clone());
     control::serve(listener, events)?;
     let (kept, rates) = (config.receipts.kept_mb_max << 20, config.prices.rates());
     let book = Book::new(home, kept, rates)?;
@@ -127,7 +132,8 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
         workers,
         gateway,
         announcer,
-        jobs: Jobs::new(home),
+        donation,
+        jobs: Jobs::new(home, &config),
         waiting: Vec::new(),
         started: Instant::now(),
         readiness: Readiness::new(),
@@ -156,6 +162,7 @@ struct Nucleus {
     gateway: Option<Gateway>,
     /// Says that this machine is there, where the settings say so.
     announcer: Option<Announcer>,
+    donation: Donation,
     jobs: Jobs,
     waiting: Vec<Waiting>,
     started: Instant,
@@ -176,7 +183,7 @@ impl Nucleus {
     fn serve(&mut self, inbox: &Receiver<Event>) -> anyhow::Result<()> {
         let mut ticked = Instant::now();
         loop {
-            match inbox.recv_timeout(TICK) {
+            match inbox.recv_timeout(self.donation.wait(TICK)) {
                 Ok(Event::Stop) => return Ok(()),
                 Ok(Event::Control(Request::Down, answer)) => {
                     // The asker waits for the lock; the answer only says that it was heard.
@@ -187,6 +194,7 @@ impl Nucleus {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
+            self.lending_tick();
             if ticked.elapsed() >= TICK {
                 ticked = Instant::now();
                 own_log::bound(&self.home.log());
@@ -237,6 +245,7 @@ impl Nucleus {
                 let fds: Vec<_> = fd.iter().map(std::os::fd::AsFd::as_fd).collect();
                 self.workers.send(worker, &message, &fds);
             }
+            Event::Donor(seen) => self.donor_saw(seen),
             Event::Control(request, answer) => self.answer(request, answer),
             Event::Stop => {}
         }
@@ -338,13 +347,19 @@ impl Nucleus {
             // Its proof is the gateway's own, and its money is spent on this machine only.
             return Err("this machine does not call itself".into());
         }
-        let can_pay = || self.holds.can_pay(peer) || self.jobs.has_channel(peer);
+        let by_channel = wanted == Wanted::Job && self.jobs.has_channel(peer);
+        let can_pay = || self.holds.can_pay(peer) || by_channel;
         let is_known = gateway.trusts(peer, &wanted, can_pay)?;
+        if matches!(wanted, Wanted::Cell(_) | Wanted::Job) {
+            self.donation.serves()?;
+        }
         let connection = gateway::connection(fds)?;
         let cell = match wanted {
             Wanted::Cell(cell) => cell,
             Wanted::Job => {
-                gateway.serves_jobs()?;
+                if !self.donation.is_lent() {
+                    gateway.serves_jobs()?;
+                }
                 if !can_pay() {
                     return Err(format!("the account {peer} has nothing to spend on this machine"));
                 }
@@ -425,6 +440,10 @@ impl Nucleus {
                 let scan = self.scanner.ask();
                 self.waiting.push(Waiting { cell, hash, scan, answer });
             }
+            Request::Donate(asked) => {
+                let answered = self.donate(&asked);
+                let _ = answer.send(answered);
+            }
             Request::Down => {}
         }
     }
@@ -464,12 +483,13 @@ impl Nucleus {
         self.readiness.stopping();
         // Neighbours are told good-bye meanwhile.
         self.announcer = None;
+        self.end_lending();
         self.jobs.shut_down();
         let mut running = self.workers.shut_down();
         let until = Instant::now() + DOWN_TIME_MAX;
         while let Some(left) = until.checked_duration_since(Instant::now()).filter(|_| running > 0)
         {
-            match inbox.recv_timeout(left) {
+            match inbox.recv_timeout(self.donation.wait(left)) {
                 Ok(Event::Worker(number, message, fds, _unheard)) => {
                     let Some(uid) = self.workers.user(number) else { continue };
                     if let Err(error) = self.worker_says(number, uid, message, fds) {
@@ -483,11 +503,13 @@ impl Nucleus {
                         break;
                     }
                 }
-                Ok(_) => {}
-                Err(_) => break,
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
             }
+            self.lending_tick();
         }
         while self.jobs.are_running() && Instant::now() < until {
+            self.lending_tick();
             thread::sleep(Duration::from_millis(10));
         }
         // Until now it carried how those ended.

@@ -25,6 +25,7 @@ use crate::bank::{Accounts, Bank};
 use crate::config::Config;
 use crate::link::state::StateStream;
 use crate::link::{FromWorker, Link, PEER_UID_MIN, Start, ToWorker, Totals};
+use crate::processes::Process;
 use crate::walls::Wall;
 use crate::walls::cgroup::{self, Cgroups, Group};
 
@@ -346,6 +347,24 @@ impl Workers {
     pub(super) fn shut_down(&mut self) -> usize {
         self.running.values_mut().for_each(|worker| worker.send(&ToWorker::Shutdown, &[]));
         self.running.len()
+    }
+
+    /// The processes that run calls of other machines.
+    pub(super) fn of_peers(&self) -> Vec<Process> {
+        let of_peer = self.running.values().filter(|worker| worker.uid >= PEER_UID_MIN);
+        of_peer.filter_map(|worker| Process::of(worker.child.id())).collect()
+    }
+
+    /// Asks those to end their calls, and then themselves.
+    pub(super) fn end_peers(&mut self) {
+        let of_peer = self.running.values_mut().filter(|worker| worker.uid >= PEER_UID_MIN);
+        of_peer.for_each(|worker| {
+            if !std::mem::replace(&mut worker.leaves, true) {
+                worker.send(&ToWorker::Shutdown, &[]);
+            }
+            // Nobody is served after it.
+            worker.waiting.clear();
+        });
     }
 
     /// Ends every worker and waits for it, so that no zombie stays.

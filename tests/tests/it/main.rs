@@ -19,6 +19,7 @@ mod cli;
 mod compiler;
 mod crash;
 mod dev;
+mod donate;
 mod ends;
 mod finding;
 mod fuel;

@@ -43,7 +43,7 @@ pub(crate) const CAT: &str = r#"(module
         (drop (call $write (i32.const 2) (i32.const 0) (i32.const 1) (i32.const 8)))
         (call $exit (i32.const 7))))"#;
 
-const SPIN: &str = r#"(module (memory (export "memory") 1)
+pub(crate) const SPIN: &str = r#"(module (memory (export "memory") 1)
     (func (export "_start") (loop $again (br $again))))"#;
 
 /// Waits for an hour.
@@ -56,14 +56,14 @@ const WAIT: &str = r#"(module
         (drop (call $poll (i32.const 0) (i32.const 100) (i32.const 1) (i32.const 200)))))"#;
 
 /// A machine that runs jobs, one that has some, and a place for files.
-struct Two {
-    donor: Donor,
-    home: Home,
-    account: String,
-    place: TempDir,
+pub(crate) struct Two {
+    pub(crate) donor: Donor,
+    pub(crate) home: Home,
+    pub(crate) account: String,
+    pub(crate) place: TempDir,
 }
 
-fn two(settings: &str) -> Two {
+pub(crate) fn two(settings: &str) -> Two {
     let (donor, home) = (donor(&format!("jobs = true\n{settings}")), Home::new());
     let account = donor.admit(&home, "50");
     home.cell(["peer", "add", &donor.key, "--name", "den", "--at", &donor.address]).expect(0);
@@ -72,14 +72,14 @@ fn two(settings: &str) -> Two {
 }
 
 impl Two {
-    fn module(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn module(&self, name: &str, text: &str) -> PathBuf {
         let path = self.place.path().join(format!("{name}.wasm"));
         fs::write(&path, wat::compile(text)).unwrap();
         path
     }
 
     /// Waits until nothing is held any more, and says what was spent.
-    fn spent(&self) -> i64 {
+    pub(crate) fn spent(&self) -> i64 {
         eventually("nothing is held", || {
             let answer = self.donor.nucleus.cell(["ledger", "balance", &self.account, "--json"]);
             let row = answer.json()["accounts"][0].clone();
@@ -88,7 +88,7 @@ impl Two {
         })
     }
 
-    fn jobs(&self) -> Vec<Process> {
+    pub(crate) fn jobs(&self) -> Vec<Process> {
         let children = self.donor.nucleus.process().children();
         let is_job = |child: &Process| child.arguments().get(1).is_some_and(|w| w == "peer-job");
         children.into_iter().filter(is_job).collect()

@@ -103,26 +103,27 @@ fn figures_under_load() {
     }
 }
 
-/// `cell top` in a terminal that `script` makes, and what it wrote there.
-struct Screen {
+/// A command in a terminal that `script` makes, and what it wrote there.
+pub(crate) struct Screen {
     child: Child,
     stdin: Option<ChildStdin>,
     written: Arc<Mutex<Vec<u8>>>,
     reader: JoinHandle<()>,
 }
 
+const TOP: &[&str] = &["top", "--interval", "0.1"];
 const ROWS: usize = 30;
 const COLUMNS: usize = 120;
 
 impl Screen {
     /// `None` on a machine without `script`.
-    fn start(home: &Home, test: &str) -> Option<Self> {
+    pub(crate) fn start(home: &Home, arguments: &[&str], test: &str) -> Option<Self> {
         if Command::new("script").arg("--version").output().is_err() {
             println!("skipped {test}: script is not installed");
             return None;
         }
-        let top = home.command(["top", "--interval", "0.1"]);
-        let words = [top.get_program()].into_iter().chain(top.get_args());
+        let command = home.command(arguments);
+        let words = [command.get_program()].into_iter().chain(command.get_args());
         let words: Vec<_> = words.map(|word| format!("'{}'", word.to_str().unwrap())).collect();
         let shell = format!(
             "stty rows {ROWS} cols {COLUMNS}; echo before $(stty -g); {}; echo code $?; echo after $(stty -g)",
@@ -148,24 +149,34 @@ impl Screen {
         Some(Self { child, stdin, written, reader })
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.written.lock().unwrap()).into_owned()
     }
 
     #[track_caller]
-    fn wait_for(&self, what: &str) {
+    pub(crate) fn wait_for(&self, what: &str) {
         eventually(&format!("the screen shows {what:?}"), || {
             shown(&self.text()).contains(what).then_some(())
         });
     }
 
-    fn press(&mut self, keys: &[u8]) {
+    pub(crate) fn press(&mut self, keys: &[u8]) {
         self.stdin.as_mut().unwrap().write_all(keys).unwrap();
     }
 
     /// Waits for the end; fails the test unless it came with 0 and the terminal is as it was.
     #[track_caller]
-    fn expect_end(mut self) {
+    fn expect_end(self) {
+        let text = self.end();
+        // The alternate screen is entered once and left once, and the cursor is there again.
+        let at = |sequence: &str| text.rfind(sequence).unwrap_or_else(|| panic!("{text:?}"));
+        assert!(at("\x1b[?1049l") > at("\x1b[?1049h"), "{text:?}");
+        assert!(at("\x1b[?25h") > at("\x1b[?25l"), "{text:?}");
+    }
+
+    /// The same for what does not use a screen of its own; returns all that was written.
+    #[track_caller]
+    pub(crate) fn end(mut self) -> String {
         eventually("the shell ends", || self.child.try_wait().unwrap());
         drop(self.stdin.take());
         self.reader.join().unwrap();
@@ -175,11 +186,8 @@ impl Screen {
             line.unwrap_or_else(|| panic!("no {name:?} in {text:?}")).to_owned()
         };
         assert_eq!(word("before "), word("after "), "the terminal's settings");
-        // The alternate screen is entered once and left once, and the cursor is there again.
-        let at = |sequence: &str| text.rfind(sequence).unwrap_or_else(|| panic!("{text:?}"));
-        assert!(at("\x1b[?1049l") > at("\x1b[?1049h"), "{text:?}");
-        assert!(at("\x1b[?25h") > at("\x1b[?25l"), "{text:?}");
         assert!(text.contains("code 0"), "{text:?}");
+        text
     }
 }
 
@@ -234,7 +242,7 @@ fn a_screen_that_q_ends() {
     let nucleus = Nucleus::new();
     nucleus.deploy_wat("busy", &wat::cell("", wat::ECHO), "");
     let load = Load::start(&nucleus, "busy");
-    let Some(mut screen) = Screen::start(&nucleus, "top::a_screen_that_q_ends") else {
+    let Some(mut screen) = Screen::start(&nucleus, TOP, "top::a_screen_that_q_ends") else {
         load.end();
         return;
     };
@@ -261,7 +269,9 @@ fn a_screen_that_q_ends() {
 fn a_screen_that_a_signal_ends() {
     let home = Home::new();
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
-        let Some(screen) = Screen::start(&home, "top::a_screen_that_a_signal_ends") else { return };
+        let Some(screen) = Screen::start(&home, TOP, "top::a_screen_that_a_signal_ends") else {
+            return;
+        };
         screen.wait_for("no nucleus is running");
         let top = eventually("the process is found", || {
             let mut named = process::naming(home.path()).into_iter();
@@ -271,7 +281,9 @@ fn a_screen_that_a_signal_ends() {
         screen.expect_end();
     }
     // Control-C comes as a key.
-    let Some(mut screen) = Screen::start(&home, "top::a_screen_that_a_signal_ends") else { return };
+    let Some(mut screen) = Screen::start(&home, TOP, "top::a_screen_that_a_signal_ends") else {
+        return;
+    };
     screen.wait_for("no nucleus is running");
     screen.press(b"\x03");
     screen.expect_end();

@@ -20,13 +20,18 @@ pub(super) const MODULES_MAX: usize = 1024;
 const BLOCK_BYTES: u64 = 4096;
 
 /// The directory that they are in.
-pub(super) struct Modules(PathBuf);
+pub(super) struct Modules {
+    directory: PathBuf,
+    bytes_max: u64,
+}
 
 impl Modules {
-    pub(super) fn open(home: &Home) -> anyhow::Result<Self> {
+    /// A machine that is lent may have named another size for all of them, in MiB.
+    pub(super) fn open(home: &Home, lent_mb_max: Option<u64>) -> anyhow::Result<Self> {
+        let bytes_max = lent_mb_max.map_or(MODULES_BYTES_MAX, |mb| mb.saturating_mul(1 << 20));
         let path = home.root().join("modules");
         fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
-        Ok(Self(path))
+        Ok(Self { directory: path, bytes_max })
     }
 
     /// The module with this hash, if it was kept and is still itself.
@@ -67,12 +72,12 @@ impl Modules {
             let bytes = about.len().max(BLOCK_BYTES).saturating_add(compiled);
             Some((about.modified().ok()?, bytes, path, hash))
         };
-        let mut all: Vec<_> = fs::read_dir(&self.0)?.filter_map(about).collect();
+        let mut all: Vec<_> = fs::read_dir(&self.directory)?.filter_map(about).collect();
         all.sort_by_key(|(modified, ..)| *modified);
         let (mut bytes, mut count) =
             (all.iter().map(|(_, bytes, ..)| bytes).sum::<u64>(), all.len());
         for (_, length, path, hash) in all {
-            if bytes <= MODULES_BYTES_MAX && count <= MODULES_MAX {
+            if bytes <= self.bytes_max && count <= MODULES_MAX {
                 break;
             }
             // Another job may have dropped it already.
@@ -84,6 +89,6 @@ impl Modules {
     }
 
     fn path(&self, hash: CellHash) -> PathBuf {
-        self.0.join(format!("{hash}.wasm"))
+        self.directory.join(format!("{hash}.wasm"))
     }
 }

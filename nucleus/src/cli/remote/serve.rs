@@ -35,6 +35,7 @@ use crate::config::Config;
 use crate::home::Home;
 use crate::job_worker::{Prepare, RunJob, TapeUse, Task};
 use crate::link::{Link, ModuleFacts};
+use crate::processes;
 
 /// How long the other machine may be silent before its job runs.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(20);
@@ -45,6 +46,9 @@ pub(super) const TRANSFER_TIME_MAX: Duration = Duration::from_secs(600);
 /// How long a job may take to end when its time is over, before it is killed and not paid.
 pub(super) const STOP_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// How often it is looked whether a job is frozen.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// How often a peer hears that its job still runs.
 const BEAT: Duration = Duration::from_secs(5);
 
@@ -52,18 +56,26 @@ const BEAT: Duration = Duration::from_secs(5);
 pub(crate) struct Arguments {
     /// Who pays.
     payer: String,
+    /// What a job may have on a machine that is lent, in MiB.
+    #[arg(long = "memory-max")]
+    memory_mb_max: Option<u32>,
+    /// What modules may take of its disk, in MiB.
+    #[arg(long = "disk-max")]
+    disk_mb_max: Option<u64>,
 }
 
 /// Runs the job that comes by standard input, which is a socket.
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> {
     let socket = Link::session_of_child()?;
+    // Its program has a share of the processor of its own, where the kernel shares by session.
+    let _ = rustix::process::setsid();
     socket.set_read_timeout(Some(SILENCE_MAX))?;
     let prepared = Arc::new(AtomicBool::new(false));
     hurry(socket.try_clone()?, Arc::clone(&prepared))?;
     let home = global.home()?;
     let peer = AccountId::parse(&arguments.payer)?;
     let out = Out(Arc::new(Mutex::new(socket.try_clone()?)));
-    let served = serve(&home, peer, &socket, &out, &prepared);
+    let served = serve(&home, (peer, arguments), &socket, &out, &prepared);
     let (end, error) = match served {
         Ok(end) => (end, None),
         Err(error) => {
@@ -104,14 +116,14 @@ fn hurry(socket: UnixStream, is_done: Arc<AtomicBool>) -> anyhow::Result<()> {
 
 fn serve(
     home: &Home,
-    peer: AccountId,
+    (peer, lent): (AccountId, &Arguments),
     mut socket: &UnixStream,
     out: &Out,
     prepared: &AtomicBool,
 ) -> anyhow::Result<End> {
     let config = Config::read(home)?;
     let spec = receive_spec(&mut socket)?;
-    let most = config.peers.job_memory_mb_max;
+    let most = lent.memory_mb_max.unwrap_or(config.peers.job_memory_mb_max);
     if spec.memory_mb_max == 0 || spec.memory_mb_max > most {
         let message = format!("a job may have 1 to {most} MiB of memory here; see --memory");
         return Err(Failure::new(Exit::Refused, message).into());
@@ -121,7 +133,7 @@ fn serve(
         directories: Vec::new(),
         require_walls: config.require_walls,
     })?;
-    let modules = Modules::open(home)?;
+    let modules = Modules::open(home, lent.disk_mb_max)?;
     let (wasm, is_new) = match modules.find(hash) {
         Some(wasm) => (wasm, false),
         None => (receive_module(&spec, hash, &mut socket, out)?, true),
@@ -181,6 +193,9 @@ fn serve(
         started: SystemTime::now(),
         timeout_ms: spec.timeout_ms.unwrap_or(job_ms_max).clamp(1, job_ms_max),
     };
+    if lent.memory_mb_max.is_some() {
+        processes::have_session_stand_back(processes::LENT_NICE);
+    }
     let mut funds = terms.funds(held, by_slices.then_some(budget));
     let ended = running.execute(process, (&mut bank, &mut funds), &artefact, socket, out);
     let ended = ended.inspect_err(|_| funds.give_back(&bank))?;
@@ -273,7 +288,7 @@ impl Running<'_> {
         thread::Builder::new().name("beat".into()).spawn(move || beat(&beats, &beaten))?;
         let patience = Duration::from_millis(self.timeout_ms) + STOP_TIME_MAX;
         thread::Builder::new().name("watch".into()).spawn(move || {
-            thread::sleep(patience);
+            watched.outlast(patience);
             watched.signal(Signal::KILL);
         })?;
         let carry = |mut from: PipeReader, kind: Kind| {
@@ -334,6 +349,21 @@ impl Job {
         if let Some(pid) = *lock(&self.0) {
             // One that has just ended needs none.
             let _ = kill_process(pid, signal);
+        }
+    }
+
+    /// Waits until it has run for so long, or is over. While it is frozen it does not run.
+    fn outlast(&self, patience: Duration) {
+        let mut left = patience;
+        while !left.is_zero() {
+            let step = left.min(LOOK_EVERY);
+            thread::sleep(step);
+            let pid = lock(&self.0).map(|pid| pid.as_raw_nonzero().get());
+            match pid.and_then(|pid| u32::try_from(pid).ok()) {
+                None => return,
+                Some(pid) if processes::is_frozen(pid) => {}
+                Some(_) => left -= step,
+            }
         }
     }
 
