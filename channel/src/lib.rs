@@ -10,7 +10,8 @@
 //! 2. [`Payee::accept`] checks all that. From here on the payer signs [`Voucher`]s, each with a higher
 //!    *ceiling* for everything so far ([`Payer::voucher`]); the payee keeps one before it works for it.
 //! 3. The payee signs [`Receipt`]s, each with the charge so far; the payer checks them ([`Payer::take`]), and
-//!    signs no further voucher where one is wrong. So it never has more than a slice at stake.
+//!    signs no further voucher where one is wrong. So it never agreed to more than a slice beyond what it was
+//!    billed; whether what it was billed for was done is for whoever knows what work is.
 //! 4. [`Escrow::claim`] pays the charge of the last receipt out of the deposit. Voucher and receipt suffice:
 //!    nobody's consent is needed after the work. [`Escrow::close`] gives back the rest at once if both
 //!    agree; [`Escrow::request_close`] after a window in which the payee may still claim; and time does it

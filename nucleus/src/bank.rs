@@ -161,14 +161,19 @@ impl Bank {
     /// Pays out of a hold and gives back the rest. Where the ledger does not answer it is asked again,
     /// word for word, for a while: what was worked for is to be paid, and once.
     pub(crate) fn settle(&self, held: Held, payments: Vec<Payment>) -> Result<(), LedgerError> {
-        let settle = Settle { hold: held.id, payments, next: None };
+        self.insist(&Settle { hold: held.id, payments, next: None }).map(drop)
+    }
+
+    /// Asks for a settlement, again and again while the ledger does not answer; returns what is set aside
+    /// afterwards.
+    pub(crate) fn insist(&self, settle: &Settle) -> Result<Option<Held>, LedgerError> {
         let started = Instant::now();
         loop {
-            match self.apply(&settle) {
+            match self.apply(settle) {
                 Err(error) if error.is_passing() && started.elapsed() < SETTLE_TIME_MAX => {
                     thread::sleep(SETTLE_AGAIN);
                 }
-                result => return result.map(drop),
+                result => return result,
             }
         }
     }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use cell_abi::{Fuel, Status};
 use cell_host::stdio::Stream;
-use cell_host::{Job, JobEnd, JobOutcome, JobTape, Limits, Rates, StopHandle, Taken};
+use cell_host::{Allowance, Job, JobEnd, JobOutcome, JobTape, Limits, Rates, StopHandle, Taken};
 
 use crate::support::{module, sandbox};
 
@@ -65,6 +65,56 @@ fn run_text(rates: Rates, text: &str, input: &[u8], fuel: u64) -> (JobOutcome, V
     stdout.rewind().unwrap();
     stdout.read_to_end(&mut printed).unwrap();
     (outcome, printed)
+}
+
+/// A job that is paid by slices goes no further than it was let, whether it computes or asks the host for
+/// something all the time; and further when it is let.
+#[test]
+fn an_allowance_holds_a_job_back() {
+    #[track_caller]
+    fn check(body: &str) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let entered = runtime.enter();
+        let (allowed, more) = (20_000_000, 100_000_000);
+        let allowance = Allowance::new(allowed);
+        let job = Job {
+            arguments: vec!["job".into()],
+            environment: Vec::new(),
+            directories: Vec::new(),
+            stdin: Stream::input(OwnedFd::from(tempfile::tempfile().unwrap())).unwrap(),
+            stdout: Stream::output(OwnedFd::from(tempfile::tempfile().unwrap())).unwrap(),
+            stderr: Stream::output(OwnedFd::from(tempfile::tempfile().unwrap())).unwrap(),
+            fuel: Fuel(1 << 40),
+            limits: Limits::JOB,
+            allowance: Some(allowance.clone()),
+            stop: StopHandle::new(),
+            tape: JobTape::None,
+            rates: Rates::default(),
+        };
+        let (sandbox, module, text) = (sandbox(), module(&command(body)), body);
+        let mut running = Box::pin(job.run(&sandbox, &module));
+        drop(entered);
+        let mut poll = |times: u32| {
+            runtime.block_on(std::future::poll_fn(|cx| {
+                for _ in 0..times {
+                    assert!(running.as_mut().poll(cx).is_pending(), "{text}");
+                }
+                std::task::Poll::Ready(())
+            }));
+            allowance.spent()
+        };
+        // Far more often than it takes to spend all of it.
+        let spent = poll(5_000);
+        assert!(spent <= allowed && spent > allowed / 2, "{text}: {spent}");
+        allowance.raise(more);
+        let spent = poll(20_000);
+        assert!(spent <= more && spent > more - allowed, "{text}: {spent}");
+    }
+    check("(loop $again (br $again))");
+    // A host call, with next to nothing between two of them.
+    check(
+        "(loop $again (drop (call $read (i32.const 9) (i32.const 0) (i32.const 0) (i32.const 8))) (br $again))",
+    );
 }
 
 #[test]

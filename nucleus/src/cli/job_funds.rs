@@ -87,14 +87,15 @@ impl Funds {
     /// with, it is paid, and as much as there is set aside anew.
     fn spend(&mut self, bank: &mut Bank, spent: NanoAtp) -> anyhow::Result<()> {
         let Some(budget) = self.budget else { return Ok(()) };
-        let due = spent.saturating_sub(self.paid);
-        let rest = budget.saturating_sub(self.paid).saturating_sub(due);
         let Some(held) = self.held else {
             return self.hold(bank, budget.saturating_sub(self.paid));
         };
+        // What one long host call took beyond the slice is paid out of the next one.
+        let due = spent.saturating_sub(self.paid).min(held.amount);
+        let rest = budget.saturating_sub(self.paid).saturating_sub(due);
         let left = held.amount.saturating_sub(due);
         // The last slice is paid at the end.
-        if left >= rest || due > held.amount {
+        if left >= rest {
             return Ok(());
         }
         let is_half = due.0.saturating_mul(2) >= held.amount.0;
@@ -105,7 +106,7 @@ impl Funds {
         let next = bank.new_hold(self.account, NanoAtp(1), rest);
         let payments =
             if due > NanoAtp::ZERO { vec![self.payment(bank, held, due)] } else { Vec::new() };
-        let settled = bank.apply(&Settle { hold: held.id, payments, next: Some(next) });
+        let settled = bank.insist(&Settle { hold: held.id, payments, next: Some(next) });
         self.held = settled.context("pay for a slice")?;
         self.paid = self.paid.checked_add(due).context("such a charge cannot be")?;
         Ok(())

@@ -23,7 +23,7 @@ pub(super) struct Books {
     /// Lent so far, less what went back.
     lent: NanoAtp,
     /// How often something was lent or given back, which makes each a transfer of its own.
-    moved: u64,
+    pub(super) moved: u64,
     /// Payments for work, in order.
     pub(super) leaves: Vec<Leaf>,
 }
@@ -78,6 +78,11 @@ impl Books {
             }
             Command::Settle(settle) => {
                 let hold = bank.ledger.find_hold(settle.hold)?;
+                // What others put there counts as lent: nobody works for more than was agreed to.
+                let stray = settle.payments.iter().filter(|payment| payment.credit == self.account);
+                for payment in stray {
+                    self.lent = self.lent.checked_add(payment.amount).context("lent too much")?;
+                }
                 if hold.is_some_and(|hold| hold.account == self.account) {
                     self.leaves.extend(settle.payments.iter().map(|payment| Leaf {
                         transfer: payment.id,
@@ -126,6 +131,19 @@ impl Books {
         bank.ledger.transfer(Transfer { id, debit, credit, amount, memo })?;
         self.read(bank)
     }
+}
+
+/// As many of these as so much is agreed to for; the last one may be cut.
+///
+/// More than that is on the account only where somebody else put it there.
+pub(super) fn within(leaves: &[Leaf], room: NanoAtp) -> Vec<Leaf> {
+    let mut room = room.0;
+    let fitting = leaves.iter().map_while(|leaf| {
+        let amount_nano = leaf.amount_nano.min(room);
+        room -= amount_nano;
+        (amount_nano > 0).then(|| Leaf { amount_nano, ..leaf.clone() })
+    });
+    fitting.collect()
 }
 
 /// The account of a channel.

@@ -4,7 +4,7 @@ use std::io::BufReader;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use cell_abi::AccountId;
+use cell_abi::{AccountId, NanoAtp};
 use cell_channel::{ChannelError, Escrow, Funded, LedgerAt, Open, Signed, Standing};
 use cell_peer::Request;
 use clap::Args;
@@ -17,6 +17,8 @@ use crate::home::Home;
 use crate::link::Link;
 use crate::peers::Machine;
 
+/// The least deposit, in nano-ATP: what an entry in a ledger is worth, many times over.
+pub(super) const DEPOSIT_NANO_MIN: u64 = 1_000_000;
 /// How long a machine may be silent between two questions to a ledger, or a ledger before its answer.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(20);
 /// Questions in one session.
@@ -49,6 +51,10 @@ pub(crate) fn serve(_: &Arguments, global: &Global) -> anyhow::Result<()> {
 fn answer(bank: &Bank, key: &ed25519_dalek::SigningKey, asked: ToEscrow) -> FromEscrow {
     let escrow = Escrow::new(&bank.ledger, key);
     let standing = match asked {
+        ToEscrow::Fund(open) if open.body.deposit_nano < DEPOSIT_NANO_MIN => {
+            let message = format!("a deposit has at least {} ATP", NanoAtp(DEPOSIT_NANO_MIN));
+            return FromEscrow::Refused(message);
+        }
         ToEscrow::Fund(open) => {
             let funded = escrow.fund(&open);
             return funded

@@ -23,6 +23,7 @@ use crate::home::Home;
 use crate::peers::{Machine, Peers};
 
 mod books;
+mod claim;
 pub(crate) mod escrow;
 pub(crate) mod payee;
 pub(crate) mod payer;
@@ -77,7 +78,7 @@ pub(crate) fn run(command: &Command, global: &Global, output: &Output) -> anyhow
         Command::Claim => {
             let mut exit = Exit::Done;
             let (mut text, mut rows) = (String::new(), Vec::new());
-            for (channel, claimed) in payee::claim_all(&home)? {
+            for (channel, claimed) in claim::claim_all(&home)? {
                 let (told, row) = match claimed {
                     Ok(standing) => {
                         let paid = NanoAtp(standing.paid_nano);
@@ -236,6 +237,22 @@ mod limits {
             QUESTIONS_MAX: usize;
         }
         crate::cli::channel::payee {
+            /// Channels of one other machine that are open at once.
+            ///
+            /// One more is refused.
+            OPEN_PER_PEER_MAX: usize;
+            /// Vouchers that raise the ceiling of one channel.
+            ///
+            /// One that raises it by a smaller part of the deposit is refused.
+            VOUCHERS_MAX: u64;
+            /// Loans to the account of one channel, and returns from it.
+            ///
+            /// Further vouchers are refused.
+            LOANS_MAX: u64;
+            /// How long a payer may have a channel open in which nothing is said and done.
+            ///
+            /// The session is closed, and what was done is claimed.
+            IDLE_TIME_MAX: Duration;
             /// How long work of a payer that is gone may take to end.
             ///
             /// What is done after that is billed by the next `cell channel claim`.

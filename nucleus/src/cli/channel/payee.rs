@@ -6,7 +6,9 @@
 use std::fs::File;
 use std::io::BufReader;
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,7 +24,7 @@ use clap::Args;
 use ed25519_dalek::SigningKey;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::books::Books;
+use super::books::{Books, within};
 use super::store::{Kept, Side, Store};
 use super::wire::{self, LEAVES_MAX, ToEscrow, ToPayee, ToPayer};
 use super::{escrow, hot_key};
@@ -32,8 +34,18 @@ use crate::config::Config;
 use crate::home::Home;
 use crate::link::Link;
 
-/// The least deposit, in nano-ATP: what an entry in a ledger is worth, many times over.
-const DEPOSIT_NANO_MIN: u64 = 1_000_000;
+/// Channels of one other machine that are open at once.
+pub(super) const OPEN_PER_PEER_MAX: usize = 16;
+/// Vouchers that raise a channel's ceiling: each raises it by that part of the deposit at least.
+pub(super) const VOUCHERS_MAX: u64 = 1000;
+/// Loans to a channel's account and returns, which each take a row of the journal.
+pub(super) const LOANS_MAX: u64 = 4 * VOUCHERS_MAX;
+/// Messages of a payer that has no channel yet.
+const MESSAGES_BEFORE_MAX: usize = 64;
+/// How long a payer may have a channel open and say nothing while nothing is done.
+pub(super) const IDLE_TIME_MAX: Duration = Duration::from_secs(600);
+/// How often the ledger is asked how a channel stands, at the latest; four times in its time for claims.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// How long a quote is good for.
 const QUOTE_S: u64 = 300;
 /// How often bills are signed while work goes on.
@@ -68,27 +80,36 @@ pub(crate) fn serve(arguments: &Arguments, global: &Global) -> anyhow::Result<()
         to: socket.try_clone()?,
         live: None,
     };
-    let (from, down) = listen(socket)?;
-    let _signals = hear_of_the_end(down)?;
-    let (began, mut going_down) = (Instant::now(), None::<Instant>);
+    let (from, is_down) = (listen(socket)?, Arc::new(AtomicBool::new(false)));
+    let _signals = hear_of_the_end(Arc::clone(&is_down))?;
+    let (began, mut messages, mut heard_at, mut going_down) =
+        (Instant::now(), 0, Instant::now(), None::<Instant>);
     loop {
-        // Jobs end first, and a payer that is quick closes itself.
-        if going_down.is_some_and(|since| since.elapsed() > LAST_WORD_TIME) && teller.is_idle()? {
+        if is_down.load(Relaxed) {
+            // Jobs end first, and a payer that is quick closes itself.
+            let since = *going_down.get_or_insert_with(Instant::now);
+            if since.elapsed() > LAST_WORD_TIME && teller.is_idle()? {
+                break;
+            }
+        }
+        let is_late = match teller.live {
+            None => began.elapsed() > SILENCE_MAX || messages > MESSAGES_BEFORE_MAX,
+            Some(_) => {
+                teller.is_over() || heard_at.elapsed() > IDLE_TIME_MAX && teller.is_idle()?
+            }
+        };
+        if is_late {
             break;
         }
         let heard = match from.recv_timeout(BILL_EVERY) {
-            Ok(Heard::Message(message)) => teller.hear(*message),
-            Ok(Heard::Down) => {
-                going_down.get_or_insert_with(Instant::now);
-                Ok(())
+            Ok(Some(message)) => {
+                (messages, heard_at) = (messages + 1, Instant::now());
+                teller.hear(*message)
             }
-            Err(RecvTimeoutError::Timeout)
-                if teller.live.is_none() && began.elapsed() > SILENCE_MAX =>
-            {
-                break;
+            Ok(None) | Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                teller.look().and_then(|()| teller.bill(Reason::Slice).map(drop))
             }
-            Err(RecvTimeoutError::Timeout) => teller.bill(Reason::Slice).map(drop),
-            Ok(Heard::Gone) | Err(RecvTimeoutError::Disconnected) => break,
         };
         if let Err(error) = heard
             && !teller.refuse(error)?
@@ -102,25 +123,24 @@ pub(crate) fn serve(arguments: &Arguments, global: &Global) -> anyhow::Result<()
     teller.leave()
 }
 
-/// Reads what comes on a thread of its own; the end of the connection is the end of the queue.
-fn listen(socket: UnixStream) -> anyhow::Result<(Receiver<Heard>, SyncSender<Heard>)> {
+/// Reads what comes on a thread of its own; `None` is the end.
+fn listen(socket: UnixStream) -> anyhow::Result<Receiver<Option<Box<ToPayee>>>> {
     let (send, receive) = sync_channel(16);
-    let down = send.clone();
     thread::Builder::new().name("payer".into()).spawn(move || {
         let mut from = BufReader::new(socket);
         while let Ok(Some(message)) = wire::read(&mut from) {
-            if send.send(Heard::Message(Box::new(message))).is_err() {
+            if send.send(Some(Box::new(message))).is_err() {
                 return;
             }
         }
         // Where nobody hears it this process ends anyway.
-        let _ = send.send(Heard::Gone);
+        let _ = send.send(None);
     })?;
-    Ok((receive, down))
+    Ok(receive)
 }
 
-/// Passes on that the nucleus goes down, for as long as the runtime lives.
-fn hear_of_the_end(down: SyncSender<Heard>) -> anyhow::Result<tokio::runtime::Runtime> {
+/// Notes that the nucleus goes down, for as long as the runtime lives.
+fn hear_of_the_end(is_down: Arc<AtomicBool>) -> anyhow::Result<tokio::runtime::Runtime> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let mut terminations = {
@@ -129,19 +149,10 @@ fn hear_of_the_end(down: SyncSender<Heard>) -> anyhow::Result<tokio::runtime::Ru
     };
     runtime.spawn(async move {
         while terminations.recv().await.is_some() {
-            let _ = down.try_send(Heard::Down);
+            is_down.store(true, Relaxed);
         }
     });
     Ok(runtime)
-}
-
-/// What the teller waits for.
-enum Heard {
-    Message(Box<ToPayee>),
-    /// The payer hung up.
-    Gone,
-    /// The nucleus goes down.
-    Down,
 }
 
 struct Teller {
@@ -160,6 +171,9 @@ struct Live {
     payee: Payee,
     ledger: LedgerAt,
     books: Books,
+    /// How the channel stood at its ledger when that was asked.
+    standing: Standing,
+    asked: Instant,
     /// A last bill was asked for.
     is_last_wanted: bool,
     is_closed: bool,
@@ -219,7 +233,7 @@ impl Teller {
             ledgers: self.ledgers.clone(),
             engine_id: Sandbox::engine_id().to_string(),
             rates: config.prices.rates().0.to_vec(),
-            deposit_nano_min: DEPOSIT_NANO_MIN,
+            deposit_nano_min: escrow::DEPOSIT_NANO_MIN,
             dispute_s_min: config.peers.claim_s,
             valid_until_s: now_s() + QUOTE_S,
         };
@@ -239,55 +253,117 @@ impl Teller {
         {
             return Err(ChannelError::Foreign("the opening").into());
         }
-        let channel = open.channel();
+        let (channel, payer) = (open.channel(), terms.payer);
         let ledger = quote.body.ledgers.iter().find(|ledger| ledger.key == terms.ledger).cloned();
         let ledger = ledger.ok_or(ChannelError::Terms("ledger"))?;
         let (payee, accept) =
             Payee::accept(quote, open, funded, hot_key(&self.key, None), now_s())?;
         let full =
             || Failure::new(Exit::Refused, "this machine has too many channels; try again later");
-        if !self.store.make_room()? {
+        let of_payer = |kept: &&Kept| {
+            kept.pays().is_none() && !kept.is_over() && kept.open().body.payer == payer
+        };
+        if self.store.all()?.iter().filter(of_payer).count() >= OPEN_PER_PEER_MAX
+            || !self.store.make_room(false)?
+        {
             return Err(full().into());
         }
         let lock = self.store.lock(channel)?.ok_or_else(full)?;
         if self.store.read(channel)?.is_some() {
             return Err(Failure::new(Exit::Refused, "this channel is open already").into());
         }
-        let books = Books::open(&self.bank, channel)?;
-        let live =
-            Live { payee, ledger, books, is_last_wanted: false, is_closed: false, _lock: lock };
+        // The ledger's word may be an old one: what counts is how it stands.
+        let live = self.go_on(payee, ledger, lock)?;
+        if live.is_ending() {
+            return Err(ChannelError::Closed.into());
+        }
         self.live = Some(live);
-        self.keep(None)?;
+        self.keep()?;
         wire::write(&mut self.to, &ToPayer::Accepted(accept))
     }
 
     fn resume(&mut self, channel: &str, leaves: u64) -> anyhow::Result<()> {
         let unknown = || Failure::new(Exit::Refused, "this machine does not know that channel");
         let channel = ContentHash::parse(channel).map_err(|_| unknown())?;
-        let kept = self.store.read(channel)?.ok_or_else(unknown)?;
-        let Kept { ledger, side: Side::IsPaid { record }, .. } = kept else {
-            return Err(unknown().into());
-        };
-        if self.live.is_some() || record.open.body.payer != self.peer {
+        // Read once it is locked: until then another teller may sign.
+        let is_theirs = |kept: &Kept| kept.pays().is_none() && kept.open().body.payer == self.peer;
+        if self.live.is_some() || !self.store.read(channel)?.as_ref().is_some_and(is_theirs) {
             return Err(unknown().into());
         }
         let busy = || {
             Failure::new(Exit::Refused, "the last session of that channel still ends; try again")
         };
         let lock = self.store.lock(channel)?.ok_or_else(busy)?;
-        let books = Books::open(&self.bank, channel)?;
+        let kept = self.store.read(channel)?.ok_or_else(unknown)?;
+        let Kept { ledger, side: Side::IsPaid { record }, .. } = kept else {
+            return Err(unknown().into());
+        };
+        let payee = Payee::resume(record, hot_key(&self.key, None));
+        let live = self.go_on(payee, ledger, lock)?;
+        let record = live.payee.record();
         let count = record.last.receipt.as_ref().map_or(0, |receipt| receipt.body.leaves);
         let (from, to) = (usize::try_from(leaves)?, usize::try_from(count)?);
-        for part in books.leaves.get(from..to).unwrap_or_default().chunks(LEAVES_MAX) {
+        for part in live.books.leaves.get(from..to).unwrap_or_default().chunks(LEAVES_MAX) {
             wire::write(&mut self.to, &ToPayer::Leaves(part.to_vec()))?;
         }
         let (quote, open, last) = (record.quote.clone(), record.open.clone(), record.last.clone());
         wire::write(&mut self.to, &ToPayer::Shown { quote, open, last })?;
-        let payee = Payee::resume(record, hot_key(&self.key, None));
-        let live =
-            Live { payee, ledger, books, is_last_wanted: false, is_closed: false, _lock: lock };
         self.live = Some(live);
         Ok(())
+    }
+
+    fn go_on(&self, payee: Payee, ledger: LedgerAt, lock: File) -> anyhow::Result<Live> {
+        let asked = ToEscrow::Standing(payee.record().open.clone());
+        let standing = escrow::standing(&self.home, &ledger, asked)?;
+        let books = Books::open(&self.bank, payee.channel())?;
+        Ok(Live {
+            payee,
+            ledger,
+            books,
+            standing,
+            asked: Instant::now(),
+            is_last_wanted: false,
+            is_closed: false,
+            _lock: lock,
+        })
+    }
+
+    /// Asks the ledger now and then how the channel stands, and claims meanwhile: a payer that asked for the
+    /// rest behind this side's back is not worked for.
+    fn look(&mut self) -> anyhow::Result<()> {
+        let Some(live) = &mut self.live else { return Ok(()) };
+        let claim_s = live.payee.record().open.body.dispute_s;
+        if live.asked.elapsed() < LOOK_EVERY.min(Duration::from_millis(claim_s.saturating_mul(250)))
+        {
+            return Ok(());
+        }
+        live.asked = Instant::now();
+        let is_unpaid = live.payee.charge().0 > live.standing.paid_nano && live.is_ending();
+        let asked = match live.payee.claim().filter(|_| is_unpaid) {
+            Some(claim) => ToEscrow::Claim(claim),
+            None => ToEscrow::Standing(live.payee.record().open.clone()),
+        };
+        match escrow::standing(&self.home, &live.ledger, asked) {
+            Ok(standing) => {
+                live.standing = standing;
+                if live.is_ending() {
+                    // What has not begun does not begin.
+                    live.books.give_back(&self.bank)?;
+                }
+                self.keep()
+            }
+            Err(error) => {
+                tracing::warn!(error = %format!("{error:#}"), "ask how a channel stands");
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether nothing can be done for it any more.
+    fn is_over(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| {
+            !live.standing.is_open || now_s() > live.payee.record().open.body.expires_s
+        })
     }
 
     /// Whether nothing is under way.
@@ -305,9 +381,21 @@ impl Teller {
     /// A voucher is kept before its money can be spent.
     fn voucher(&mut self, voucher: Signed<Voucher>) -> anyhow::Result<()> {
         let live = self.live()?;
+        if live.is_ending() {
+            return Err(ChannelError::Closed.into());
+        }
+        let (before, deposit) =
+            (live.payee.ceiling().0, live.payee.record().open.body.deposit_nano);
+        let (ceiling, step) = (voucher.body.ceiling_nano, deposit / VOUCHERS_MAX);
+        if ceiling > before && ceiling < deposit && ceiling - before < step
+            || live.books.moved > LOANS_MAX
+        {
+            let message = "a voucher has to allow more than that";
+            return Err(Failure::new(Exit::Refused, message).into());
+        }
         live.payee.take(voucher, now_s())?;
         let ceiling = live.payee.ceiling();
-        self.keep(None)?;
+        self.keep()?;
         let Self { live: Some(live), bank, to, .. } = self else { return Ok(()) };
         live.books.lend(bank, ceiling)?;
         wire::write(to, &ToPayer::Credited { ceiling_nano: ceiling.0 })
@@ -325,7 +413,8 @@ impl Teller {
         };
         loop {
             let Self { live: Some(live), .. } = self else { return Ok(true) };
-            let new = live.books.leaves.get(billed(live)..).unwrap_or_default();
+            let room = live.payee.ceiling().saturating_sub(live.payee.charge());
+            let new = within(live.books.leaves.get(billed(live)..).unwrap_or_default(), room);
             let (part, rest) = new.split_at(new.len().min(LEAVES_MAX));
             let (part, is_rest) = (part.to_vec(), !rest.is_empty());
             let is_last = is_last && !is_rest;
@@ -341,12 +430,12 @@ impl Teller {
                 }
             };
             live.is_last_wanted &= !is_last;
-            self.keep(None)?;
+            self.keep()?;
             // A payer that is gone is billed all the same, at the ledger.
             let _ = wire::write(&mut self.to, &ToPayer::Leaves(part));
             let message = match receipt {
                 Some(receipt) => ToPayer::Bill { receipt, is_last },
-                None => ToPayer::Refused("there is nothing to bill".into()),
+                None => ToPayer::NothingToBill,
             };
             let _ = wire::write(&mut self.to, &message);
             if !is_rest {
@@ -356,97 +445,58 @@ impl Teller {
     }
 
     fn close(&mut self, close: Signed<Close>) -> anyhow::Result<()> {
+        let Self { live: Some(live), bank, .. } = self else {
+            return Err(ChannelError::Unfunded.into());
+        };
+        // From here on nothing can begin; and what is under way has to be billed before.
+        live.books.give_back(bank)?;
+        if !self.is_idle()? {
+            let message = "work is under way for this channel; ask for a last bill first";
+            return Err(Failure::new(Exit::Refused, message).into());
+        }
+        self.bill(Reason::Close)?;
         let live = self.live()?;
         let closed = live.payee.close(close)?;
         let (open, ledger) = (live.payee.record().open.clone(), live.ledger.clone());
         let standing = escrow::standing(&self.home, &ledger, ToEscrow::Close { open, closed })?;
-        self.keep(Some(standing))?;
-        let Self { live: Some(live), bank, .. } = self else { return Ok(()) };
-        live.books.give_back(bank)?;
-        live.is_closed = true;
+        let live = self.live()?;
+        (live.standing, live.is_closed) = (standing, true);
+        self.keep()?;
         wire::write(&mut self.to, &ToPayer::Closed(standing))
     }
 
     /// The payer is gone: what is under way ends with its own connection, is billed, and claimed.
     fn leave(&mut self) -> anyhow::Result<()> {
         let began = Instant::now();
-        while !self.bill(Reason::Preempted)? && began.elapsed() < LAST_WORK_MAX {
+        if let Some(live) = &mut self.live {
+            live.books.give_back(&self.bank)?;
+        }
+        while !self.is_idle()? && began.elapsed() < LAST_WORK_MAX {
             thread::sleep(BILL_EVERY);
+        }
+        if let Err(error) = self.bill(Reason::Preempted) {
+            tracing::error!(error = %format!("{error:#}"), "bill a channel's last work");
         }
         let Some(live) = &mut self.live else { return Ok(()) };
         live.books.give_back(&self.bank)?;
-        let ledger = live.ledger.clone();
         if let Some(claim) = live.payee.claim() {
-            let standing = escrow::standing(&self.home, &ledger, ToEscrow::Claim(claim));
-            self.keep(Some(standing.context("claim; it is tried again later")?))?;
+            let standing = escrow::standing(&self.home, &live.ledger, ToEscrow::Claim(claim));
+            live.standing = standing.context("claim; it is tried again later")?;
         }
-        Ok(())
+        self.keep()
     }
 
-    fn keep(&self, standing: Option<Standing>) -> anyhow::Result<()> {
+    fn keep(&self) -> anyhow::Result<()> {
         let Some(live) = &self.live else { return Ok(()) };
         let side = Side::IsPaid { record: live.payee.record().clone() };
-        self.store.write(&Kept { ledger: live.ledger.clone(), side, standing })
+        self.store.write(&Kept { ledger: live.ledger.clone(), side, standing: Some(live.standing) })
     }
 }
 
-/// Bills and claims what was done for every channel that nobody works with, if it was not paid yet.
-pub(super) fn claim_all(
-    home: &Home,
-) -> anyhow::Result<Vec<(ContentHash, anyhow::Result<Standing>)>> {
-    let (store, bank, mut told) = (Store::open(home)?, Bank::open(home)?, Vec::new());
-    for kept in store.all()? {
-        if matches!(kept.side, Side::IsPaid { .. }) && !kept.is_over() {
-            let channel = kept.open().channel();
-            let Some(_lock) = store.lock(channel)? else { continue };
-            // It may have been worked with until now.
-            let Some(kept) = store.read(channel)? else { continue };
-            if let Some(standing) = claim_one(home, &store, &bank, kept).transpose() {
-                told.push((channel, standing));
-            }
-        }
+impl Live {
+    /// Whether its money goes back to the payer, or has gone.
+    fn is_ending(&self) -> bool {
+        let funded = &self.payee.record().funded.body;
+        !self.standing.is_open || self.standing.expires_ms < funded.expires_ms
     }
-    Ok(told)
-}
-
-/// `None` if there is nothing to claim.
-fn claim_one(
-    home: &Home,
-    store: &Store,
-    bank: &Bank,
-    kept: Kept,
-) -> anyhow::Result<Option<Standing>> {
-    let Kept { ledger, side: Side::IsPaid { record }, standing } = kept else { return Ok(None) };
-    let open = record.open.clone();
-    let mut payee = Payee::resume(record, hot_key(&home.key()?, None));
-    let mut books = Books::open(bank, payee.channel())?;
-    if books.held(bank)? > NanoAtp::ZERO {
-        return Ok(None);
-    }
-    let billed = payee.record().last.receipt.as_ref().map_or(0, |receipt| receipt.body.leaves);
-    let new = books.leaves.get(usize::try_from(billed)?..).unwrap_or_default();
-    if !new.is_empty() {
-        payee.bill(new, Reason::Preempted)?;
-    }
-    let keep = |standing| {
-        let side = Side::IsPaid { record: payee.record().clone() };
-        store.write(&Kept { ledger: ledger.clone(), side, standing })
-    };
-    keep(standing)?;
-    books.give_back(bank)?;
-    let paid = standing.map_or(0, |standing| standing.paid_nano);
-    let is_unpaid = payee.charge().0 > paid;
-    let is_late = now_s() > open.body.expires_s.saturating_add(open.body.dispute_s);
-    let asked = match payee.claim().filter(|_| is_unpaid && !is_late) {
-        Some(claim) => ToEscrow::Claim(claim),
-        None if is_late => ToEscrow::Standing(open.clone()),
-        None => return Ok(None),
-    };
-    let standing = escrow::standing(home, &ledger, asked).or_else(|error| {
-        // It may be closed, or its time over; then it is not asked again.
-        let now = escrow::standing(home, &ledger, ToEscrow::Standing(open))?;
-        if now.is_open { Err(error) } else { Ok(now) }
-    })?;
-    keep(Some(standing))?;
-    Ok(Some(standing))
 }

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use cell_abi::{AccountId, NanoAtp};
-use cell_channel::{ChannelError, Leaf, LedgerAt, Payer, Quote, Standing, Wish};
+use cell_channel::{
+    ChannelError, Funded, Leaf, LedgerAt, Open, Payer, Quote, Signed, Standing, Wish,
+};
 use cell_ledger::{ContentHash, signed};
 use cell_peer::Request;
 use cell_peer::tunnel::now_s;
@@ -87,7 +89,7 @@ impl Money {
         let payer = Payer::open(quote.clone(), &wish, &key, hot_key(&key, Some(salt)), now_s())?;
         let (open, store) = (payer.record().open.clone(), Store::open(home)?);
         let lock = store.lock(payer.channel())?.context("the channel is locked")?;
-        if !store.make_room()? {
+        if !store.make_room(true)? {
             bail!("there are too many open channels; close one with `cell channel close`");
         }
         let address = machine.address.clone();
@@ -96,19 +98,58 @@ impl Money {
             Books { payer, store, ledger: ledger.clone(), address, slice, leaves: Vec::new() };
         // Kept before there is money in it: so that it is found again, whatever happens.
         books.keep(None)?;
-        let funded = escrow::fund(home, &ledger, &open)?;
-        line.say(&ToPayee::Open { quote, open, funded: funded.clone() })?;
-        match line.hear()? {
-            ToPayer::Accepted(accept) => books.payer.is_accepted(&accept, &funded)?,
-            other => return Err(unexpected(other)),
-        }
+        let funded = match escrow::fund(home, &ledger, &open) {
+            Ok(funded) => funded,
+            Err(error) => {
+                // Where the ledger itself says that there is no deposit, there is nothing to find again.
+                let asked = escrow::standing(home, &ledger, ToEscrow::Standing(open));
+                if asked.is_err_and(|error| error.downcast_ref::<Failure>().is_some()) {
+                    books.store.forget(books.payer.channel());
+                }
+                return Err(error);
+            }
+        };
         let books = Arc::new(Mutex::new(books));
         let mut this = Self { home: home.clone(), ledger, line, books, _lock: lock };
-        this.agree()?;
-        match this.line.hear()? {
-            ToPayer::Credited { .. } => Ok(this),
+        match this.begin(quote, open, funded) {
+            Ok(()) => Ok(this),
+            Err(error) => Err(this.give_up(error)),
+        }
+    }
+
+    /// Has the payee accept, and agrees to a first slice.
+    fn begin(
+        &mut self,
+        quote: Signed<Quote>,
+        open: Signed<Open>,
+        funded: Signed<Funded>,
+    ) -> anyhow::Result<()> {
+        self.line.say(&ToPayee::Open { quote, open, funded: funded.clone() })?;
+        match self.line.hear()? {
+            ToPayer::Accepted(accept) => self.books().payer.is_accepted(&accept, &funded)?,
+            other => return Err(unexpected(other)),
+        }
+        self.agree()?;
+        match self.line.hear()? {
+            ToPayer::Credited { .. } => Ok(()),
             other => Err(unexpected(other)),
         }
+    }
+
+    /// Asks the ledger for the rest after something went wrong, and says when it comes back. The payee still
+    /// has its time to claim what it did.
+    fn give_up(&self, error: anyhow::Error) -> anyhow::Error {
+        let rest = match self.request_close() {
+            Ok(standing) => {
+                let until_s = standing.expires_ms / 1000;
+                format!("the rest of the deposit comes back at {until_s} (seconds since 1970)")
+            }
+            Err(again) => {
+                let id = self.channel().short();
+                format!("`cell channel close {id}` asks for the rest: {again:#}")
+            }
+        };
+        error.context(rest)
     }
 
     /// The channel's id.
@@ -194,7 +235,7 @@ impl Money {
         let began = Instant::now();
         loop {
             match self.line.hear()? {
-                ToPayer::Refused(why) if why == "there is nothing to bill" => break,
+                ToPayer::NothingToBill => break,
                 message => {
                     if self.take(message)? {
                         break;
@@ -275,20 +316,7 @@ impl Paying {
             None => money.settle(is_right),
             Some(error) => Err(error),
         };
-        settled.map_err(|error| {
-            // The payee still has its time to claim what it did.
-            let rest = match money.request_close() {
-                Ok(standing) => {
-                    let until_s = standing.expires_ms / 1000;
-                    format!("the rest of the deposit comes back at {until_s} (seconds since 1970)")
-                }
-                Err(again) => {
-                    let id = self.channel.short();
-                    format!("`cell channel close {id}` asks for the rest: {again:#}")
-                }
-            };
-            error.context(rest)
-        })
+        settled.map_err(|error| money.give_up(error))
     }
 }
 

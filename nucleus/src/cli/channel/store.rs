@@ -17,7 +17,7 @@ use crate::home::{Home, read_file};
 
 /// Largest file, in bytes.
 pub(super) const FILE_BYTES_MAX: u64 = 64 << 10;
-/// Channels that a home keeps.
+/// Channels that a home keeps, of those that it pays by, and of those that it is paid by.
 pub(super) const KEPT_MAX: usize = 1024;
 
 /// One channel.
@@ -139,18 +139,33 @@ impl Store {
         Ok(all)
     }
 
-    /// Makes room for one more: what is over goes first. `false` if everything else is still open.
-    pub(super) fn make_room(&self) -> anyhow::Result<bool> {
-        let all = self.all()?;
+    /// Makes room for one more on a side: what is over goes first, and of those that are paid, who never
+    /// owed anything. `false` if everything else is still open.
+    pub(super) fn make_room(&self, pays: bool) -> anyhow::Result<bool> {
+        let mut all = self.all()?;
+        all.retain(|kept| kept.pays().is_some() == pays);
         if all.len() < KEPT_MAX {
             return Ok(true);
         }
-        let Some(over) = all.iter().find(|kept| kept.is_over()) else { return Ok(false) };
-        self.remove(over.open().channel());
+        let is_empty = |kept: &&Kept| !pays && kept.charge_and_ceiling().0 == 0;
+        let over = all.iter().filter(|kept| kept.is_over()).chain(all.iter().filter(is_empty));
+        for kept in over {
+            if self.remove(kept.open().channel())? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Forgets a channel, unless another process works with it.
+    pub(super) fn remove(&self, channel: ContentHash) -> anyhow::Result<bool> {
+        let Some(_lock) = self.lock(channel)? else { return Ok(false) };
+        self.forget(channel);
         Ok(true)
     }
 
-    fn remove(&self, channel: ContentHash) {
+    /// The same for who has its lock.
+    pub(super) fn forget(&self, channel: ContentHash) {
         let path = self.path(channel);
         // Where one stays it is found over again.
         let _ = fs::remove_file(&path);

@@ -54,6 +54,8 @@ pub(super) enum ToPayer {
     },
     /// Those that are not over.
     Channels(Vec<String>),
+    /// There is nothing to bill.
+    NothingToBill,
     /// All that the payee has of the channel.
     Shown {
         quote: Signed<Quote>,

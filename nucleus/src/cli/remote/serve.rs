@@ -128,6 +128,11 @@ fn serve(
         let message = format!("a job may have 1 to {most} MiB of memory here; see --memory");
         return Err(Failure::new(Exit::Refused, message).into());
     }
+    let payer = match &spec.channel {
+        // What it may cost there is on the channel's account, and nowhere else.
+        Some(channel) => channel::account_of(home, peer, channel)?,
+        None => peer,
+    };
     let hash = CellHash::parse(&spec.module).context("the module's hash")?;
     let process = JobProcess::start(&Prepare {
         directories: Vec::new(),
@@ -144,11 +149,6 @@ fn serve(
     if cache.find(hash).is_none() {
         out.write(Kind::Progress, b"compiling");
     }
-    let payer = match &spec.channel {
-        // What it may cost there is on the channel's account, and nowhere else.
-        Some(channel) => channel::account_of(home, peer, channel)?,
-        None => peer,
-    };
     let compiled = compile::compile(&cache, &wasm, Payer::Peer(&mut bank, payer))?;
     if compiled.info.kind != ModuleKind::Command {
         return Err(Failure::new(Exit::Refused, "this is a cell, not a command").into());
