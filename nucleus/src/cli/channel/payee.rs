@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use cell_abi::{AccountId, NanoAtp};
 use cell_channel::{
-    ChannelError, Close, Funded, LedgerAt, Open, Payee, Quote, Reason, Signed, Standing, Voucher,
+    ChannelError, Close, LedgerAt, Payee, Quote, Reason, Signed, Standing, Voucher,
 };
 use cell_host::Sandbox;
 use cell_ledger::{ContentHash, signed};
@@ -26,7 +26,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::books::{Books, within};
 use super::store::{Kept, Side, Store};
-use super::wire::{self, LEAVES_MAX, ToEscrow, ToPayee, ToPayer};
+use super::wire::{self, LEAVES_MAX, Opening, Shown, ToEscrow, ToPayee, ToPayer};
 use super::{escrow, hot_key};
 use crate::bank::Bank;
 use crate::cli::{Exit, Failure, Global};
@@ -187,7 +187,7 @@ impl Teller {
                 let quote = self.quote()?;
                 wire::write(&mut self.to, &ToPayer::Quote(quote))
             }
-            ToPayee::Open { quote, open, funded } => self.open(quote, open, funded),
+            ToPayee::Open(opening) => self.open(*opening),
             ToPayee::Channels => {
                 let theirs = self.store.all()?.into_iter().filter(|kept| {
                     kept.open().body.payer == self.peer && kept.pays().is_none() && !kept.is_over()
@@ -240,12 +240,8 @@ impl Teller {
         Ok(Signed::new(quote, &self.key))
     }
 
-    fn open(
-        &mut self,
-        quote: Signed<Quote>,
-        open: Signed<Open>,
-        funded: Signed<Funded>,
-    ) -> anyhow::Result<()> {
+    fn open(&mut self, opening: Opening) -> anyhow::Result<()> {
+        let Opening { quote, open, funded } = opening;
         let terms = &open.body;
         if self.live.is_some()
             || terms.payer != self.peer
@@ -307,7 +303,7 @@ impl Teller {
             wire::write(&mut self.to, &ToPayer::Leaves(part.to_vec()))?;
         }
         let (quote, open, last) = (record.quote.clone(), record.open.clone(), record.last.clone());
-        wire::write(&mut self.to, &ToPayer::Shown { quote, open, last })?;
+        wire::write(&mut self.to, &ToPayer::Shown(Box::new(Shown { quote, open, last })))?;
         self.live = Some(live);
         Ok(())
     }

@@ -20,7 +20,7 @@ use cell_peer::Request;
 use cell_peer::tunnel::now_s;
 
 use super::store::{Kept, Side, Store};
-use super::wire::{self, ToEscrow, ToPayee, ToPayer};
+use super::wire::{self, Opening, Shown, ToEscrow, ToPayee, ToPayer};
 use super::{escrow, hot_key};
 use crate::cli::output::escape;
 use crate::cli::{Exit, Failure};
@@ -124,7 +124,8 @@ impl Money {
         open: Signed<Open>,
         funded: Signed<Funded>,
     ) -> anyhow::Result<()> {
-        self.line.say(&ToPayee::Open { quote, open, funded: funded.clone() })?;
+        let opening = Opening { quote, open, funded: funded.clone() };
+        self.line.say(&ToPayee::Open(Box::new(opening)))?;
         match self.line.hear()? {
             ToPayer::Accepted(accept) => self.books().payer.is_accepted(&accept, &funded)?,
             other => return Err(unexpected(other)),
@@ -201,7 +202,7 @@ impl Money {
     }
 
     /// Takes a message; `true` for the last bill.
-    fn take(&mut self, message: ToPayer) -> anyhow::Result<bool> {
+    fn take(&self, message: ToPayer) -> anyhow::Result<bool> {
         let mut books = self.books();
         match message {
             ToPayer::Leaves(leaves) if books.leaves.len() + leaves.len() <= GAP_LEAVES_MAX => {
@@ -379,12 +380,12 @@ pub(super) fn recover(home: &Home, machine: &Machine) -> anyhow::Result<Vec<Cont
             continue;
         }
         let (line, mut leaves) = (ask(&ToPayee::Resume { channel, leaves: 0 })?, Vec::new());
-        let (quote, open, last) = loop {
+        let Shown { quote, open, last } = loop {
             match line.hear()? {
                 ToPayer::Leaves(more) if leaves.len() + more.len() <= GAP_LEAVES_MAX => {
                     leaves.extend(more)
                 }
-                ToPayer::Shown { quote, open, last } => break (quote, open, last),
+                ToPayer::Shown(shown) => break *shown,
                 other => return Err(unexpected(other)),
             }
         };
@@ -412,7 +413,8 @@ impl Money {
         self.line.say(&ToPayee::Resume { channel, leaves })?;
         loop {
             match self.line.hear()? {
-                ToPayer::Shown { last, .. } => {
+                ToPayer::Shown(shown) => {
+                    let last = shown.last;
                     let mut books = self.books();
                     let leaves = std::mem::take(&mut books.leaves);
                     books.payer.resync(last, &leaves)?;

@@ -22,7 +22,7 @@ pub(super) enum ToPayee {
     /// What does it cost?
     Quote,
     /// By that quote, and with this money set aside.
-    Open { quote: Signed<Quote>, open: Signed<Open>, funded: Signed<Funded> },
+    Open(Box<Opening>),
     /// Which channels of mine are there?
     Channels,
     /// Go on with a channel, of which the payer knows so many leaves.
@@ -57,15 +57,29 @@ pub(super) enum ToPayer {
     /// There is nothing to bill.
     NothingToBill,
     /// All that the payee has of the channel.
-    Shown {
-        quote: Signed<Quote>,
-        open: Signed<Open>,
-        last: Resync,
-    },
+    Shown(Box<Shown>),
     /// It is closed, and stands so at its ledger.
     Closed(Standing),
     /// That is not done.
     Refused(String),
+}
+
+/// With what a channel is opened.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Opening {
+    pub(super) quote: Signed<Quote>,
+    pub(super) open: Signed<Open>,
+    pub(super) funded: Signed<Funded>,
+}
+
+/// What the payee has of a channel.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Shown {
+    pub(super) quote: Signed<Quote>,
+    pub(super) open: Signed<Open>,
+    pub(super) last: Resync,
 }
 
 /// To a ledger's machine.

@@ -250,7 +250,7 @@ fn claims_are_paid_once() {
     let voucher = record.last.voucher.clone().unwrap();
     refused(&claim(30_000_001, &theirs, &voucher), "above the ceiling");
     refused(&claim(10_000_000, &hand.identity, &voucher), "not signed by its party");
-    let raised = Voucher { ceiling_nano: 90_000_000, ..voucher.body.clone() };
+    let raised = Voucher { ceiling_nano: 90_000_000, ..voucher.body };
     refused(&claim(80_000_000, &theirs, &Signed::new(raised, &theirs)), "not signed by its party");
     assert_eq!(two.paid(), 0);
     // What it bills without work, within the slice that was agreed to, is all that a donor can take.
