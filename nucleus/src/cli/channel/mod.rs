@@ -249,6 +249,14 @@ mod limits {
             ///
             /// Further vouchers are refused.
             LOANS_MAX: u64;
+            /// Messages of a payer that has opened no channel yet.
+            ///
+            /// The session is closed.
+            MESSAGES_BEFORE_MAX: usize;
+            /// How long a payer may take to open one.
+            ///
+            /// The session is closed.
+            SILENCE_MAX: Duration;
             /// How long a payer may have a channel open in which nothing is said and done.
             ///
             /// The session is closed, and what was done is claimed.

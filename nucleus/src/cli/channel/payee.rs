@@ -37,11 +37,11 @@ use crate::link::Link;
 /// Channels of one other machine that are open at once.
 pub(super) const OPEN_PER_PEER_MAX: usize = 16;
 /// Vouchers that raise a channel's ceiling: each raises it by that part of the deposit at least.
-pub(super) const VOUCHERS_MAX: u64 = 1000;
+pub(super) const VOUCHERS_MAX: u64 = 10_000;
 /// Loans to a channel's account and returns, which each take a row of the journal.
 pub(super) const LOANS_MAX: u64 = 4 * VOUCHERS_MAX;
 /// Messages of a payer that has no channel yet.
-const MESSAGES_BEFORE_MAX: usize = 64;
+pub(super) const MESSAGES_BEFORE_MAX: usize = 64;
 /// How long a payer may have a channel open and say nothing while nothing is done.
 pub(super) const IDLE_TIME_MAX: Duration = Duration::from_secs(600);
 /// How often the ledger is asked how a channel stands, at the latest; four times in its time for claims.
@@ -57,7 +57,7 @@ pub(super) const LAST_WORK_MAX: Duration = Duration::from_secs(15);
 /// How long a payer may leave its bills unread.
 pub(super) const SEND_TIME_MAX: Duration = Duration::from_secs(20);
 /// How long a payer may be silent before its channel is there.
-const SILENCE_MAX: Duration = Duration::from_secs(20);
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {

@@ -152,6 +152,12 @@ mod limits {
             /// The same.
             OVERTIME_MAX: Duration;
         }
+        crate::cli::remote::paid {
+            /// The most slices that the budget of a job comes in.
+            ///
+            /// A smaller `--slice` is taken as that part of the budget: machines take no vouchers for less.
+            SLICES_MAX: u64;
+        }
         crate::cli::remote::choose {
             /// How long machines may take to accept a connection, for `cell run --on any`.
             ///

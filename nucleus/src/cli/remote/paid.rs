@@ -19,13 +19,16 @@ use crate::peers::Machine;
 /// The least that is agreed to at a time, in nano-ATP: a machine does not work for less than it costs to ask.
 const SLICE_NANO_MIN: u64 = 10_000_000;
 
+/// The most slices that a budget comes in: machines take no vouchers for less.
+pub(super) const SLICES_MAX: u64 = 4000;
+
 /// With what a job elsewhere is paid.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Pay {
     /// Pay by a channel on a ledger that both accept: `here`, or a peer that keeps it.
     #[arg(long = "pay-by", value_name = "LEDGER", requires = "on")]
     ledger: Option<String>,
-    /// The most of it that is at stake at a time, in ATP. Default: a tenth of the budget.
+    /// The most of it that is at stake at a time, in ATP. Default: a tenth of the budget; a 4,000th at least.
     #[arg(long, value_name = "ATP", requires = "ledger", value_parser = NanoAtp::parse_atp)]
     slice: Option<NanoAtp>,
 }
@@ -44,7 +47,8 @@ impl Pay {
         let (compile, budget) = (compiling(wasm), NanoAtp(budget_nano));
         let deposit = budget.checked_add(compile).context("such a budget cannot be")?;
         // What compiling costs is known before, and due at once.
-        let slice = self.slice.unwrap_or(NanoAtp(budget_nano / 10)).max(NanoAtp(SLICE_NANO_MIN));
+        let least = SLICE_NANO_MIN.max(budget_nano / SLICES_MAX);
+        let slice = self.slice.unwrap_or(NanoAtp(budget_nano / 10)).max(NanoAtp(least));
         let slice = slice.checked_add(compile).context("such a slice cannot be")?;
         let money = Money::open(home, machine, Purse { ledger, deposit, slice });
         money.context("open a channel")?.pay().map(Some)

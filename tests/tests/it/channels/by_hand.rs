@@ -273,3 +273,68 @@ fn claims_are_paid_once() {
     let _: Resync = record.last;
     two.consumer.nucleus.cell(["ledger", "verify"]).expect(0);
 }
+
+/// Work on credit: the deposit is back with the payer, and the channel is gone on with.
+#[test]
+fn a_channel_that_ends_is_not_worked_for() {
+    let two = Strangers::new(2);
+    let hand = Hand::new(&two);
+    let (mut lines, mut payer, _) = hand.opened(100_000_000);
+    let say = |lines: &mut Lines, message: &Value| {
+        lines.say(message);
+        lines.hear::<Value>().unwrap()
+    };
+    let slice = NanoAtp(10_000_000);
+    let first = payer.voucher(slice, tunnel::now_s()).unwrap();
+    say(&mut lines, &json!({ "voucher": first }));
+    assert_eq!(say(&mut lines, &json!("bill")), json!({ "leaves": [] }));
+    assert_eq!(lines.hear(), Some(json!("nothing-to-bill")));
+    let closed = say(&mut lines, &json!({ "close": payer.close() }));
+    assert_eq!(closed["closed"]["is_open"], false, "{closed}");
+    let (channel, key) = (payer.channel(), hand.key.clone());
+    let id = channel.to_string();
+    assert_eq!((two.held(), two.donor.nucleus.balance(&id)), (0, 0));
+    // It goes on as if nothing had happened.
+    let (mut lines, shown) = hand.ask(&json!({ "resume": { "channel": id, "leaves": 0 } }));
+    assert!(shown["shown"].is_object(), "{shown}");
+    let all = Signed::new(Voucher { channel, seq: 2, ceiling_nano: 100_000_000 }, &key);
+    let answer = lines.hear_after(&json!({ "voucher": all }));
+    assert!(answer.is_none_or(|answer| answer["refused"].is_string()), "worked on credit");
+    assert_eq!(two.donor.nucleus.balance(&id), 0, "nothing was lent");
+    // Another one asks the ledger for its deposit behind the donor's back, and keeps its line.
+    let (mut lines, mut payer, _) = hand.opened(100_000_001);
+    let first = payer.voucher(slice, tunnel::now_s()).unwrap();
+    say(&mut lines, &json!({ "voucher": first }));
+    let id = payer.channel().to_string();
+    assert_eq!(two.donor.nucleus.balance(&id), 10_000_000);
+    let (open, request) = (payer.record().open.clone(), payer.request_close());
+    hand.escrow(json!({ "request-close": { "open": open, "request": request } }));
+    eventually("what was lent is taken back", || {
+        (two.donor.nucleus.balance(&id) == 0).then_some(())
+    });
+    let all = Voucher { channel: payer.channel(), seq: 2, ceiling_nano: 100_000_001 };
+    let answer = lines.hear_after(&json!({ "voucher": Signed::new(all, &key) }));
+    assert!(answer.is_none_or(|answer| answer["refused"].is_string()), "worked on credit");
+    assert_eq!(two.donor.nucleus.balance(&id), 0, "nothing more was lent");
+    println!("a payer that takes its deposit back: 0 nano-ATP of work for it");
+}
+
+/// A thousand vouchers of a nano-ATP each would be a thousand rows of the donor's journal.
+#[test]
+fn vouchers_have_a_size() {
+    let two = Strangers::new(60);
+    let hand = Hand::new(&two);
+    let (mut lines, payer, _) = hand.opened(100_000_000);
+    for (seq, ceiling_nano, is_taken) in
+        [(1, 9_999, false), (1, 10_000, true), (2, 10_001, false), (2, 100_000_000, true)]
+    {
+        let voucher = Voucher { channel: payer.channel(), seq, ceiling_nano };
+        let answer = lines.hear_after(&json!({ "voucher": Signed::new(voucher, &hand.key) }));
+        assert_eq!(answer.unwrap()["credited"].is_object(), is_taken, "{ceiling_nano}");
+    }
+    // Nor is a deposit too small to be worth its entry.
+    let (_, quote) = hand.quote();
+    let mut open = payer.record().open.body.clone();
+    (open.deposit_nano, open.quote) = (999_999, quote.hash());
+    refused(&hand.fund(&Signed::new(open, &hand.identity)), "a deposit has at least");
+}

@@ -72,4 +72,10 @@ impl Lines {
             _ => None,
         }
     }
+
+    /// Says something, and waits for the answer.
+    pub(super) fn hear_after(&mut self, message: &serde_json::Value) -> Option<serde_json::Value> {
+        self.say(message);
+        self.hear()
+    }
 }
