@@ -93,8 +93,8 @@ impl Listening {
     /// The ledgers whose money is taken for work.
     pub(crate) fn ledgers(&self) -> anyhow::Result<Vec<LedgerAt>> {
         let read = |text: &String| {
-            let known: cell_discovery::LedgerAt = text.parse().with_context(|| {
-                format!("peers.ledgers: `{text}` must be KEY@HOST:PORT, such as `cell id` and peers.listen say there")
+            let known = text.parse::<cell_discovery::LedgerAt>().map_err(|_| {
+                anyhow::anyhow!("peers.ledgers: `{text}` must be KEY@HOST:PORT: the `owner` of `cell id` there, and where that machine listens")
             })?;
             Ok(LedgerAt { key: known.key, address: known.address.to_string() })
         };
