@@ -382,6 +382,7 @@ fn words_and_hours() {
     donor.cell(["donate", "pause"]).expect(0);
     wait_for(donor, "it pauses", |row| is_paused(row, "you paused it") && row["frozen"] == true);
     expect_frozen(guest);
+    wait_for(donor, "no caller's worker is left", |row| row["callers"] == 0);
     let called = lent.home.cell(["call", "cell://den/counter.add", "{\"by\":1}"]);
     assert!(called.stderr.contains("paused by its owner's rules"), "{}", called.stderr);
     donor.cell(["donate", "resume"]).expect(0);

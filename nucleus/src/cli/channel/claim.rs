@@ -45,13 +45,15 @@ fn claim_one(
     let mut books = Books::open(bank, payee.channel())?;
     // What was lent and not given back, because this machine fell in between.
     books.give_back(bank)?;
-    if is_over || books.held(bank)? > NanoAtp::ZERO {
+    if is_over {
         return Ok(None);
     }
     let billed = payee.record().last.receipt.as_ref().map_or(0, |receipt| receipt.body.leaves);
     let new = books.leaves.get(usize::try_from(billed)?..).unwrap_or_default();
     let new = within(new, payee.ceiling().saturating_sub(payee.charge()));
+    // What is under way is billed when it has ended.
     if !new.is_empty()
+        && books.held(bank)? == NanoAtp::ZERO
         && let Err(error) = payee.bill(&new, Reason::Preempted)
     {
         // What was billed before is claimed all the same.

@@ -57,25 +57,24 @@ fn answer(bank: &Bank, key: &ed25519_dalek::SigningKey, asked: ToEscrow) -> From
         }
         ToEscrow::Fund(open) => {
             let funded = escrow.fund(&open);
-            return funded
-                .map_or_else(|error| FromEscrow::Refused(told(&error)), FromEscrow::Funded);
+            return funded.map_or_else(|error| refused(&error), FromEscrow::Funded);
         }
         ToEscrow::Claim(claim) => escrow.claim(&claim),
         ToEscrow::Close { open, closed } => escrow.close(&open, &closed),
         ToEscrow::RequestClose { open, request } => escrow.request_close(&open, &request),
         ToEscrow::Standing(open) => escrow.standing(&open),
     };
-    standing.map_or_else(|error| FromEscrow::Refused(told(&error)), FromEscrow::Standing)
+    standing.map_or_else(|error| refused(&error), FromEscrow::Standing)
 }
 
 /// What a party may know of an error.
-fn told(error: &ChannelError) -> String {
+fn refused(error: &ChannelError) -> FromEscrow {
     match error {
         ChannelError::Ledger(error) if error.fault() == cell_abi::status::Fault::Host => {
             tracing::error!(%error, "the ledger of channels");
-            "this machine's ledger does not answer; try again later".into()
+            FromEscrow::Unavailable
         }
-        error => error.to_string(),
+        error => FromEscrow::Refused(error.to_string()),
     }
 }
 
@@ -113,6 +112,9 @@ fn ask(home: &Home, at: &LedgerAt, asked: ToEscrow) -> anyhow::Result<FromEscrow
         answered.context("the ledger's machine hung up")?
     };
     match answered {
+        FromEscrow::Unavailable => {
+            bail!("the ledger at {} does not answer; try again later", escape(&at.address))
+        }
         FromEscrow::Refused(why) => {
             let message = format!("the ledger at {}: {}", escape(&at.address), escape(&why));
             Err(Failure::new(Exit::Refused, message).into())

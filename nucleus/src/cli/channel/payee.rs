@@ -78,12 +78,13 @@ pub(crate) fn serve(arguments: &Arguments, global: &Global) -> anyhow::Result<()
         key: home.key()?,
         home,
         to: socket.try_clone()?,
+        is_unheard: false,
         live: None,
     };
     let (from, is_down) = (listen(socket)?, Arc::new(AtomicBool::new(false)));
     let _signals = hear_of_the_end(Arc::clone(&is_down))?;
-    let (began, mut messages, mut heard_at, mut going_down) =
-        (Instant::now(), 0, Instant::now(), None::<Instant>);
+    let (began, mut messages, mut going_down) = (Instant::now(), 0, None::<Instant>);
+    let (mut heard_at, mut billed_at) = (began, began);
     loop {
         if is_down.load(Relaxed) {
             // Jobs end first, and a payer that is quick closes itself.
@@ -98,7 +99,7 @@ pub(crate) fn serve(arguments: &Arguments, global: &Global) -> anyhow::Result<()
                 teller.is_over() || heard_at.elapsed() > IDLE_TIME_MAX && teller.is_idle()?
             }
         };
-        if is_late {
+        if is_late || teller.is_unheard {
             break;
         }
         let heard = match from.recv_timeout(BILL_EVERY) {
@@ -107,10 +108,16 @@ pub(crate) fn serve(arguments: &Arguments, global: &Global) -> anyhow::Result<()
                 teller.hear(*message)
             }
             Ok(None) | Err(RecvTimeoutError::Disconnected) => break,
-            Err(RecvTimeoutError::Timeout) => {
-                teller.look().and_then(|()| teller.bill(Reason::Slice).map(drop))
-            }
+            Err(RecvTimeoutError::Timeout) => Ok(()),
         };
+        // However much the payer says meanwhile.
+        let heard = heard.and_then(|()| teller.look()).and_then(|()| {
+            if billed_at.elapsed() < BILL_EVERY {
+                return Ok(());
+            }
+            billed_at = Instant::now();
+            teller.bill(Reason::Slice).map(drop)
+        });
         if let Err(error) = heard
             && !teller.refuse(error)?
         {
@@ -163,6 +170,8 @@ struct Teller {
     bank: Bank,
     key: SigningKey,
     to: UnixStream,
+    /// The payer has not taken what it was told.
+    is_unheard: bool,
     live: Option<Live>,
 }
 
@@ -428,12 +437,12 @@ impl Teller {
             live.is_last_wanted &= !is_last;
             self.keep()?;
             // A payer that is gone is billed all the same, at the ledger.
-            let _ = wire::write(&mut self.to, &ToPayer::Leaves(part));
+            self.is_unheard |= wire::write(&mut self.to, &ToPayer::Leaves(part)).is_err();
             let message = match receipt {
                 Some(receipt) => ToPayer::Bill { receipt, is_last },
                 None => ToPayer::NothingToBill,
             };
-            let _ = wire::write(&mut self.to, &message);
+            self.is_unheard |= wire::write(&mut self.to, &message).is_err();
             if !is_rest {
                 return Ok(is_idle);
             }

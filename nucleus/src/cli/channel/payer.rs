@@ -256,7 +256,7 @@ impl Money {
         loop {
             match self.line.hear()? {
                 ToPayer::Closed(_) => break,
-                ToPayer::Credited { .. } => {}
+                ToPayer::Credited { .. } if began.elapsed() < ANSWER_TIME_MAX => {}
                 other => return Err(unexpected(other)),
             }
         }
@@ -411,7 +411,8 @@ impl Money {
             (books.payer.channel().to_string(), last.map_or(0, |receipt| receipt.body.leaves))
         };
         self.line.say(&ToPayee::Resume { channel, leaves })?;
-        loop {
+        let began = Instant::now();
+        while began.elapsed() < ANSWER_TIME_MAX {
             match self.line.hear()? {
                 ToPayer::Shown(shown) => {
                     let last = shown.last;
@@ -425,6 +426,7 @@ impl Money {
                 }
             }
         }
+        bail!("the machine that is paid does not say what it has")
     }
 }
 

@@ -100,6 +100,8 @@ pub(super) enum FromEscrow {
     Funded(Signed<Funded>),
     Standing(Standing),
     Refused(String),
+    /// Nobody knows whether that is done; ask again.
+    Unavailable,
 }
 
 /// Writes one message.

@@ -87,7 +87,7 @@ pub(super) fn run(
 ) -> anyhow::Result<Exit> {
     let spec = asked.spec(asked.receipt.is_some())?;
     let mut streams = Terminal { output, bar: output.progress("sending the job") };
-    let said = ask((home, machine), (&spec, pay), asked.wasm, &mut streams);
+    let said = ask((home, machine), (&spec, pay), asked.wasm, (&mut streams, &|_, _| Ok(())));
     let said = said.map_err(|failed| failed.error)?;
     if let Some(receipt) = &said.receipt {
         check(receipt, &spec, &said)?;
@@ -160,6 +160,9 @@ impl Drop for Terminal<'_> {
     }
 }
 
+/// Whether a receipt fits what else is known of the job, besides what [`check`] looks at.
+pub(super) type Fits<'a> = dyn Fn(&Value, &End) -> anyhow::Result<()> + 'a;
+
 /// Why there is no answer.
 pub(super) struct Unanswered {
     /// The machine knows of the job, so it may have charged up to the budget.
@@ -172,7 +175,7 @@ pub(super) fn ask(
     (home, machine): (&Home, &Machine),
     (spec, pay): (&Spec, &Pay),
     wasm: &[u8],
-    streams: &mut dyn Streams,
+    (streams, fits): (&mut dyn Streams, &Fits<'_>),
 ) -> Result<Said, Unanswered> {
     let failed = |was_sent, error| Unanswered { was_sent, error };
     let own = home.key().map_err(|error| failed(false, error))?;
@@ -205,18 +208,20 @@ pub(super) fn ask(
             None if said.end.ran => Due::Nothing("there is no receipt".into()),
             None => Due::Compiling,
             // What is not of this job is not paid for.
-            Some(receipt) => match check(receipt, &spec, said) {
-                Ok(()) => Due::Receipt(receipt),
-                Err(error) => Due::Nothing(format!("{error:#}")),
-            },
+            Some(receipt) => {
+                match check(receipt, &spec, said).and_then(|()| fits(receipt, &said.end)) {
+                    Ok(()) => Due::Receipt(receipt),
+                    Err(error) => Due::Nothing(format!("{error:#}")),
+                }
+            }
         },
     };
     let settled = paying.map(|paying| paid::settle(paying, &due, wasm));
     match (told, settled) {
         (Ok(said), settled) => Ok(Said { settled, ..said }),
-        // What becomes of the money is told as well.
-        (Err(Unanswered { was_sent, error }), Some(Err(unsettled))) => {
-            Err(failed(was_sent, error.context(format!("{unsettled:#}"))))
+        // What becomes of the money is told as well; and where it did not come back, it may be gone.
+        (Err(Unanswered { error, .. }), Some(Err(unsettled))) => {
+            Err(failed(true, error.context(format!("{unsettled:#}"))))
         }
         (Err(unanswered), _) => Err(unanswered),
     }

@@ -11,7 +11,7 @@ use super::ask::{self, Streams, Unanswered};
 use super::choose::Candidate;
 use super::input::Input;
 use super::paid::Pay;
-use super::wire::Spec;
+use super::wire::{End, Spec};
 use crate::cli::output::escape;
 use crate::cli::{Exit, Failure, Output, job_receipt};
 use crate::home::Home;
@@ -88,11 +88,16 @@ impl Work<'_> {
     pub(super) fn attempt(&self, machine: &Candidate, budget: u64) -> Attempt {
         let spec = Spec { budget_nano_atp: budget, ..self.spec.clone() };
         let mut kept = Kept::new(&self.input);
+        let fits = |receipt: &Value, end: &End| match differs(receipt, &spec, end.exit, &self.input)
+        {
+            None => Ok(()),
+            Some(what) => anyhow::bail!("the receipt that came is of another {what}"),
+        };
         let said = match ask::ask(
             (self.home, &machine.machine),
             (&spec, self.pay),
             self.wasm,
-            &mut kept,
+            (&mut kept, &fits),
         ) {
             Ok(said) => said,
             Err(_) if self.input.is_too_long() => {
@@ -109,6 +114,10 @@ impl Work<'_> {
                 };
             }
         };
+        // One that says it did not run, and bills for it.
+        if let Some(Err(error)) = &said.settled {
+            return Attempt::Wrong(line(&format!("{error:#}")));
+        }
         if !said.end.ran {
             return Attempt::NotRun { exit: said.end.refusal(), why: line(&said.end.message) };
         }
@@ -118,10 +127,8 @@ impl Work<'_> {
         if let Err(error) = ask::check(&receipt, &spec, &said) {
             return Attempt::Wrong(format!("{error:#}"));
         }
-        match &said.settled {
-            Some(Ok(settled)) => settled.tell(self.output),
-            Some(Err(error)) => return Attempt::Wrong(line(&format!("{error:#}"))),
-            None => {}
+        if let Some(Ok(settled)) = &said.settled {
+            settled.tell(self.output);
         }
         if let Some(what) = differs(&receipt, &spec, said.end.exit, &self.input) {
             return Attempt::Wrong(format!("the receipt that came is of another {what}"));

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
@@ -82,7 +82,8 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> anyhow::Result<()> 
             let exit = Exit::of(&error);
             // What is the peer's doing it is told; what is this machine's it is not.
             let told = error.downcast_ref::<Failure>().map(|failure| failure.message.clone());
-            let message = told.unwrap_or_else(|| "this machine failed; nothing is charged".into());
+            let message =
+                told.unwrap_or_else(|| "this machine failed; nothing more is charged".into());
             (End { exit: exit.code(), message, ran: false }, Some(error))
         }
     };
@@ -198,9 +199,14 @@ fn serve(
     }
     let mut funds = terms.funds(held, by_slices.then_some(budget));
     let ended = running.execute(process, (&mut bank, &mut funds), &artefact, socket, out);
-    let ended = ended.inspect_err(|_| funds.give_back(&bank))?;
+    let (ended, carried) = ended.inspect_err(|_| funds.give_back(&bank))?;
     let (charge, receipt) =
         terms.settle(&mut bank, funds, &ended, running.started, &home.key()?)?;
+    // It is paid before a peer that does not read on can keep its last output here.
+    for carrying in carried {
+        // The pipes have no writer any more, so they end.
+        let _ = carrying.join();
+    }
     let receipt = receipt.to_string();
     if receipt.len() <= RECEIPT_BYTES_MAX {
         out.write(Kind::Receipt, receipt.as_bytes());
@@ -265,14 +271,14 @@ impl Running<'_> {
         artefact: &fs::File,
         socket: &UnixStream,
         out: &Out,
-    ) -> anyhow::Result<Ended> {
+    ) -> anyhow::Result<(Ended, [JoinHandle<()>; 2])> {
         let (stdin, input) = pipe()?;
         let (output, stdout) = pipe()?;
         let (errors, stderr) = pipe()?;
         let fds: [BorrowedFd<'_>; 4] =
             [stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), artefact.as_fd()];
         // A nucleus that goes down ends this, and the job ends first and is paid.
-        let _signals = pass_signals_on(&process.child)?;
+        let signals = pass_signals_on(&process.child)?;
         // The peer begins to send its input when it hears of this.
         out.write(Kind::Progress, RUNNING);
         // Where that fails the process has ended; what it said, or its end, tells why.
@@ -303,17 +309,14 @@ impl Running<'_> {
             })
         };
         let carried = [carry(output, Kind::Output)?, carry(errors, Kind::Errors)?];
-        let reported = funds.feed(bank, &process.link, || job.signal(Signal::INT));
+        let reported = funds.feed(bank, &process.link, || job.cancel());
         // Its number may be another process' as soon as it has ended.
+        drop(signals);
         job.is_over();
         let status = process.end()?;
         // From here on it is over with this process, or in time.
         hurry(socket.try_clone()?, Arc::default())?;
-        for carrying in carried {
-            // The pipes have no writer any more, so they end.
-            let _ = carrying.join();
-        }
-        Ended::read(reported?, status)
+        Ok((Ended::read(reported?, status)?, carried))
     }
 
     fn job(&self, funds: &Funds) -> RunJob {
@@ -367,6 +370,12 @@ impl Job {
         }
     }
 
+    /// Has it end, and pay for what it did; one that is frozen as well.
+    fn cancel(&self) {
+        self.signal(Signal::INT);
+        self.signal(Signal::CONT);
+    }
+
     fn is_over(&self) {
         *lock(&self.0) = None;
     }
@@ -378,7 +387,7 @@ fn beat(out: &Out, job: &Job) {
     loop {
         thread::sleep(BEAT);
         if !out.write(Kind::Progress, &[]) {
-            return job.signal(Signal::INT);
+            return job.cancel();
         }
     }
 }
@@ -396,7 +405,7 @@ fn feed(mut socket: &UnixStream, input: PipeWriter, job: &Job) {
                     input = None;
                 }
             }
-            _ => return job.signal(Signal::INT),
+            _ => return job.cancel(),
         }
     }
 }

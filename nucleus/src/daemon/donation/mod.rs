@@ -79,6 +79,8 @@ pub(super) struct Donation {
     frozen: Frozen,
     /// What was told to end, and when it is killed; soonest first.
     ending: Vec<(Instant, Process)>,
+    /// The same of workers of callers, which end at every pause.
+    callers_ending: Vec<(Instant, Process)>,
 }
 
 struct Lent {
@@ -94,7 +96,15 @@ struct Lent {
 impl Donation {
     pub(super) const fn new(settings: Settings, events: Sender<Event>) -> Self {
         let frozen = Frozen::new();
-        Self { settings, events, lent: None, was_lent: false, frozen, ending: Vec::new() }
+        Self {
+            settings,
+            events,
+            lent: None,
+            was_lent: false,
+            frozen,
+            ending: Vec::new(),
+            callers_ending: Vec::new(),
+        }
     }
 
     /// Whether `cell donate` has others' programs run here, whatever the settings say of peers' jobs.
@@ -194,8 +204,20 @@ impl Nucleus {
         } else if seen.is_short {
             self.end_work();
         } else {
-            self.donation.frozen.freeze(&guests);
+            self.pause_work();
         }
+    }
+
+    /// Freezes jobs. Calls end: one that stood still could keep its cell's state from the owner's own calls.
+    fn pause_work(&mut self) {
+        self.donation.frozen.freeze(&jobs());
+        let at = Instant::now() + END_TIME_MAX;
+        for caller in self.workers.of_peers() {
+            if !self.donation.callers_ending.iter().any(|(_, told)| *told == caller) {
+                self.donation.callers_ending.push((at, caller));
+            }
+        }
+        self.workers.end_peers();
     }
 
     /// Ends what runs for others: it is paid up to here.
@@ -209,16 +231,17 @@ impl Nucleus {
 
     fn end_work(&mut self) {
         self.donation.frozen.thaw();
-        let (at, guests) = (Instant::now() + END_TIME_MAX, self.guests());
+        let guests = self.guests();
+        // Who was told already is not hurt by that.
+        self.jobs.end_jobs();
+        self.workers.end_peers();
         guests::stand_up(&guests, &peer_jobs(std::process::id()));
+        let at = Instant::now() + END_TIME_MAX;
         for guest in guests {
             if !self.donation.ending.iter().any(|(_, told)| *told == guest) {
                 self.donation.ending.push((at, guest));
             }
         }
-        // Who was told already is not hurt by that.
-        self.jobs.end_jobs();
-        self.workers.end_peers();
     }
 
     /// Kills what was told to end and did not; and goes by silence where nothing is heard or seen any more.
@@ -229,26 +252,16 @@ impl Nucleus {
                 self.end_lending();
             } else if lent.seen.elapsed() > SILENCE_MAX && lent.decision.take().is_some() {
                 tracing::warn!("this machine cannot be looked at; what runs for others waits");
-                let guests = self.guests();
-                self.donation.frozen.freeze(&guests);
+                self.pause_work();
             }
         }
-        let now = Instant::now();
-        self.donation.ending.retain(|(at, guest)| {
-            let runs = guest.is_alive();
-            if runs && *at <= now {
-                tracing::warn!(pid = guest.pid, "work for others does not end; it is killed");
-                // What pays for a job is left alone: it sees the end, and gives back what was set aside.
-                guest.signal(Signal::KILL);
-            }
-            runs && *at > now
-        });
+        kill_late(&mut self.donation.ending);
+        kill_late(&mut self.donation.callers_ending);
     }
 
     /// The processes that run guests of other machines.
     fn guests(&self) -> Vec<Process> {
-        let jobs = peer_jobs(std::process::id()).into_iter().flat_map(guests_of);
-        jobs.chain(self.workers.of_peers()).collect()
+        jobs().into_iter().chain(self.workers.of_peers()).collect()
     }
 
     fn donation_row(&mut self) -> DonationRow {
@@ -275,6 +288,25 @@ impl Nucleus {
             guests: self.guests(),
         }
     }
+}
+
+/// The processes that run jobs of other machines.
+fn jobs() -> Vec<Process> {
+    peer_jobs(std::process::id()).into_iter().flat_map(guests_of).collect()
+}
+
+/// Kills those whose time to end is over, and forgets those that have ended.
+fn kill_late(ending: &mut Vec<(Instant, Process)>) {
+    let now = Instant::now();
+    ending.retain(|(at, guest)| {
+        let runs = guest.is_alive();
+        if runs && *at <= now {
+            tracing::warn!(pid = guest.pid, "work for others does not end; it is killed");
+            // What pays for a job is left alone: it sees the end, and gives back what was set aside.
+            guest.signal(Signal::KILL);
+        }
+        runs && *at > now
+    });
 }
 
 /// A decision without its figures, which change all the time.

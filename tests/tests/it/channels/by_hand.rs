@@ -310,6 +310,10 @@ fn a_channel_that_ends_is_not_worked_for() {
     let (open, request) = (payer.record().open.clone(), payer.request_close());
     hand.escrow(json!({ "request-close": { "open": open, "request": request } }));
     eventually("what was lent is taken back", || {
+        // However much it has to say meanwhile.
+        for _ in 0..20 {
+            say(&mut lines, &json!("quote"));
+        }
         (two.donor.nucleus.balance(&id) == 0).then_some(())
     });
     let all = Voucher { channel: payer.channel(), seq: 2, ceiling_nano: 100_000_001 };
