@@ -1,0 +1,89 @@
+//! What other machines ask for, and who gets it.
+
+use std::os::fd::OwnedFd;
+
+use cell_peer::{credentials, tunnel};
+
+use super::jobs::Kind;
+use super::{Nucleus, gateway};
+use crate::link::gateway::{FromGateway, Wanted};
+
+impl Nucleus {
+    pub(super) fn gateway_says(&mut self, number: u64, message: FromGateway, fds: Vec<OwnedFd>) {
+        if !self.gateway.as_ref().is_some_and(|gateway| gateway.is_current(number)) {
+            return;
+        }
+        match message {
+            FromGateway::Ready { walls } => {
+                for wall in walls.iter().filter(|wall| !wall.stands) {
+                    let (wall, why) = (&wall.name, &wall.detail);
+                    tracing::warn!(wall, why, "a wall around the gateway is missing");
+                }
+                if let Some(missing) = walls.iter().find(|w| !w.stands && self.require_walls) {
+                    tracing::error!(wall = missing.name, "the gateway is ended: require_walls");
+                    self.gateway = None;
+                }
+            }
+            FromGateway::Connect { id, proof, public, wanted } => {
+                let served = self.serve_peer((&proof, &public), wanted, fds);
+                if let Some(gateway) = &mut self.gateway {
+                    gateway.answer(id, served);
+                }
+            }
+        }
+    }
+
+    /// Hands a peer's connection to the worker of that peer, and says whether the owner has named it; or
+    /// why it is not served. The gateway's word for who it is does not count.
+    fn serve_peer(
+        &mut self,
+        (proof, public): (&[u8], &[u8]),
+        wanted: Wanted,
+        fds: Vec<OwnedFd>,
+    ) -> Result<bool, String> {
+        let Some(gateway) = &self.gateway else { return Err("nobody listens".into()) };
+        let peer = credentials::check(proof, public, tunnel::now_s());
+        let peer = peer.map_err(|error| error.to_string())?;
+        if peer == self.holds.bank().accounts.owner {
+            // Its proof is the gateway's own, and its money is spent on this machine only.
+            return Err("this machine does not call itself".into());
+        }
+        let by_channel = wanted == Wanted::Job && self.jobs.has_channel(peer);
+        let can_pay = || self.holds.can_pay(peer) || by_channel;
+        let is_known = gateway.trusts(peer, &wanted, can_pay)?;
+        if matches!(wanted, Wanted::Cell(_) | Wanted::Job) {
+            self.donation.serves()?;
+        }
+        let connection = gateway::connection(fds)?;
+        let cell = match wanted {
+            Wanted::Cell(cell) => cell,
+            Wanted::Job => {
+                if !self.donation.is_lent() {
+                    gateway.serves_jobs()?;
+                }
+                if !can_pay() {
+                    return Err(format!("the account {peer} has nothing to spend on this machine"));
+                }
+                let who = (peer, is_known);
+                return self.jobs.start(Kind::Job, who, connection).map(|()| is_known);
+            }
+            Wanted::Channel | Wanted::Escrow => {
+                gateway.serves_money(&wanted)?;
+                let kind = if wanted == Wanted::Escrow { Kind::Escrow } else { Kind::Channel };
+                return self.jobs.start(kind, (peer, is_known), connection).map(|()| is_known);
+            }
+        };
+        self.cells.serves_peers(&cell)?;
+        match self.workers.connect_peer(peer, is_known, cell, connection) {
+            Ok(Ok(uid)) => {
+                self.holds.name_peer(uid, peer);
+                Ok(is_known)
+            }
+            Ok(Err(why)) => Err(why.into()),
+            Err(error) => {
+                tracing::error!(error = %format!("{error:#}"), "pass a peer on");
+                Err("this machine cannot serve you now; try again later".into())
+            }
+        }
+    }
+}
