@@ -11,6 +11,7 @@
 )]
 
 mod bytes;
+mod channel;
 mod client;
 mod differential;
 mod frames;
@@ -24,6 +25,7 @@ mod ring;
 mod smith;
 mod world;
 
+pub use channel::channel;
 pub use client::client;
 pub use differential::differential;
 pub use frames::frames;
@@ -46,6 +48,7 @@ pub struct Target {
 
 /// Every target.
 pub const TARGETS: &[Target] = &[
+    Target { name: "channel", run: channel },
     Target { name: "client", run: client },
     Target { name: "config", run: config },
     Target { name: "differential", run: differential },

@@ -81,6 +81,11 @@ fn manifest() {
 }
 
 #[test]
+fn channel() {
+    check("channel", 5000);
+}
+
+#[test]
 fn peer() {
     check("peer", 3000);
 }
