@@ -41,6 +41,27 @@ fn the_gate_names_what_it_refuses() {
     }
 }
 
+/// Cells of one module that were deployed at once: two threads kept its artefact under one temporary name,
+/// the second found it renamed, and its cell was not deployed.
+#[test]
+fn one_artefact_is_kept_by_many_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = ArtefactCache::open(directory.path().join("cache"), [1; 32]).unwrap();
+    let hash = CellHash::of(b"module");
+    let artefact = vec![7; 100_000];
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..50).for_each(|_| cache.store(hash, &artefact).unwrap()));
+        }
+    });
+    assert!(cache.find(hash).is_some());
+    let left = std::fs::read_dir(directory.path().join("cache")).unwrap();
+    let left = left.filter(|entry| {
+        entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "tmp")
+    });
+    assert_eq!(left.count(), 0);
+}
+
 /// What a compiler refused is not tried again, unless somebody says so or changed what is written.
 #[test]
 fn refusals_are_remembered() {
