@@ -297,6 +297,23 @@ impl Signed<Open> {
     }
 }
 
+impl Resync {
+    /// The most that everything so far may cost, as the payer last agreed.
+    pub fn ceiling(&self) -> NanoAtp {
+        NanoAtp(self.voucher.as_ref().map_or(0, |voucher| voucher.body.ceiling_nano))
+    }
+
+    /// What everything so far costs, as the payee last billed.
+    pub fn charge(&self) -> NanoAtp {
+        NanoAtp(self.receipt.as_ref().map_or(0, |receipt| receipt.body.charge_nano))
+    }
+
+    /// How many leaves that bill is over.
+    pub fn leaves(&self) -> u64 {
+        self.receipt.as_ref().map_or(0, |receipt| receipt.body.leaves)
+    }
+}
+
 impl Open {
     /// What is set aside.
     pub const fn deposit(&self) -> NanoAtp {

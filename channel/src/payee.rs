@@ -111,12 +111,12 @@ impl Payee {
 
     /// The most that everything so far may cost.
     pub fn ceiling(&self) -> NanoAtp {
-        NanoAtp(self.record.last.voucher.as_ref().map_or(0, |voucher| voucher.body.ceiling_nano))
+        self.record.last.ceiling()
     }
 
     /// What the last receipt says.
     pub fn charge(&self) -> NanoAtp {
-        NanoAtp(self.record.last.receipt.as_ref().map_or(0, |receipt| receipt.body.charge_nano))
+        self.record.last.charge()
     }
 
     /// Takes a voucher; `false` if it is the one that it has. It counts once the record is kept.

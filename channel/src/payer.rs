@@ -121,12 +121,12 @@ impl Payer {
 
     /// The most it has agreed to so far.
     pub fn ceiling(&self) -> NanoAtp {
-        NanoAtp(self.record.last.voucher.as_ref().map_or(0, |voucher| voucher.body.ceiling_nano))
+        self.record.last.ceiling()
     }
 
     /// What it was shown to owe.
     pub fn charge(&self) -> NanoAtp {
-        NanoAtp(self.record.last.receipt.as_ref().map_or(0, |receipt| receipt.body.charge_nano))
+        self.record.last.charge()
     }
 
     /// Whether the payee accepted this channel and the ledger's word for it.

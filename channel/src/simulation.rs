@@ -260,7 +260,7 @@ impl World {
         let dies = self.random.one_in(12);
         let channel = &mut self.channels[at];
         let Some(payee) = &mut channel.payee else { return };
-        let from = payee.record().last.receipt.as_ref().map_or(0, |receipt| receipt.body.leaves);
+        let from = payee.record().last.leaves();
         let from = usize::try_from(from).unwrap();
         let leaves = channel.leaves[from..].to_vec();
         if leaves.is_empty() {
@@ -321,7 +321,7 @@ impl World {
             }
             Packet::Receipt(receipt, after, leaves) => {
                 let Some(payer) = &mut channel.payer else { return };
-                let known = payer.record().last.receipt.as_ref().map_or(0, |last| last.body.leaves);
+                let known = payer.record().last.leaves();
                 if known != after as u64 && !is_stray {
                     // Some were lost; the payee is asked for all it has.
                     return self.show(to);
@@ -358,7 +358,7 @@ impl World {
     fn show(&mut self, at: usize) {
         let channel = &mut self.channels[at];
         if let Some(payee) = &channel.payee {
-            let count = payee.record().last.receipt.as_ref().map_or(0, |last| last.body.leaves);
+            let count = payee.record().last.leaves();
             let leaves = channel.leaves[..usize::try_from(count).unwrap()].to_vec();
             let record = Box::new(payee.record().clone());
             channel.wire.push(Packet::Shown(record, leaves));
@@ -375,7 +375,7 @@ impl World {
             None => Payer::restore(quote, open, identity, channel.payer_key.clone()),
         };
         let mut payer = payer.unwrap();
-        let known = payer.record().last.receipt.as_ref().map_or(0, |last| last.body.leaves);
+        let known = payer.record().last.leaves();
         let more = leaves.get(usize::try_from(known).unwrap()..).unwrap_or_default();
         // What arrives late is old, and refused.
         if payer.resync(last, more).is_ok() {

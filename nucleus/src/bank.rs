@@ -21,7 +21,7 @@ use cell_ledger::{
 use ed25519_dalek::SigningKey;
 use rustix::fs::{FlockOperation, flock};
 
-use crate::home::Home;
+use crate::home::{Home, random};
 use shared::Heartbeat;
 
 /// What a fresh home grants its owner: 1,000 ATP.
@@ -274,9 +274,7 @@ impl Drop for Bank {
 }
 
 fn begin_session(home: &Home) -> anyhow::Result<(SessionId, File, PathBuf)> {
-    let mut random = [0; 32];
-    getrandom::fill(&mut random).map_err(|e| anyhow::anyhow!("get randomness: {e}"))?;
-    let session = SessionId::derive("cell/session/v1", &[&random]);
+    let session = SessionId::derive("cell/session/v1", &[&random::<32>()?]);
     let path = home.sessions().join(format!("{session}.lock"));
     // Under its name only once it is locked: a file that nobody locks is taken for a dead session's.
     let draft = home.sessions().join(format!(".{session}"));

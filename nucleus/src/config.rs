@@ -1,11 +1,11 @@
 //! `nucleus.toml`: what the operator of a nucleus decides. Everything has a default.
 
+use std::fmt::Display;
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use cell_channel::LedgerAt;
-use cell_discovery::{Address, Rendezvous};
+use cell_discovery::{Address, LEDGERS_MAX, LedgerAt, Rendezvous};
 use cell_donor::Settings;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -81,25 +81,13 @@ pub(crate) struct Listening {
     pub(crate) job_s_max: u64,
     /// Ledgers whose money is taken for work, as KEY@HOST:PORT: machines that keep deposits of channels.
     /// Default: none, so a peer spends what it was granted here.
-    pub(crate) ledgers: Vec<String>,
+    #[serde(deserialize_with = "ledgers")]
+    pub(crate) ledgers: Vec<LedgerAt>,
     /// How long after a channel's end this machine wants to be able to claim, in seconds: 1 to 604,800. Default
     /// 3600: it must be up and reach the ledger in that time.
     pub(crate) claim_s: u64,
     /// Whether this machine's ledger keeps deposits of channels, and pays them out. Default: no.
     pub(crate) escrow: bool,
-}
-
-impl Listening {
-    /// The ledgers whose money is taken for work.
-    pub(crate) fn ledgers(&self) -> anyhow::Result<Vec<LedgerAt>> {
-        let read = |text: &String| {
-            let known = text.parse::<cell_discovery::LedgerAt>().map_err(|_| {
-                anyhow::anyhow!("peers.ledgers: `{text}` must be KEY@HOST:PORT: the `owner` of `cell id` there, and where that machine listens")
-            })?;
-            Ok(LedgerAt { key: known.key, address: known.address.to_string() })
-        };
-        self.ledgers.iter().map(read).collect()
-    }
 }
 
 impl Default for Listening {
@@ -177,16 +165,30 @@ impl TryFrom<OneOrMany> for Announce {
     }
 }
 
-fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Address>, D::Error> {
-    let texts = Vec::<String>::deserialize(deserializer)?;
-    let addresses: Result<Vec<Address>, _> = texts.iter().map(|text| text.parse()).collect();
-    let addresses = addresses.map_err(D::Error::custom)?;
-    if addresses.len() > ADDRESSES_MAX {
-        let text =
-            format!("peers.addresses has {}, and {ADDRESSES_MAX} is the most", addresses.len());
-        return Err(D::Error::custom(text));
+fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Address>, D::Error> {
+    texts(from, "peers.addresses", ADDRESSES_MAX, str::parse)
+}
+
+fn ledgers<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<LedgerAt>, D::Error> {
+    texts(from, "peers.ledgers", LEDGERS_MAX, |text| {
+        text.parse().map_err(|_| {
+            format!("peers.ledgers: `{text}` must be KEY@HOST:PORT: the `owner` of `cell id` there, and where that machine listens")
+        })
+    })
+}
+
+/// Reads texts that stand for something, at most so many.
+fn texts<'de, D: Deserializer<'de>, T, E: Display>(
+    from: D,
+    key: &str,
+    most: usize,
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> Result<Vec<T>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    if texts.len() > most {
+        return Err(D::Error::custom(format!("{key} has {}, and {most} is the most", texts.len())));
     }
-    Ok(addresses)
+    texts.iter().map(|text| parse(text).map_err(D::Error::custom)).collect()
 }
 
 /// Which other machines are served.
@@ -285,13 +287,6 @@ impl Config {
             (1..=604_800).contains(&seconds),
             "peers.claim_s = {seconds} must be between 1 and 604800"
         );
-        anyhow::ensure!(
-            config.peers.ledgers.len() <= cell_discovery::LEDGERS_MAX,
-            "peers.ledgers names {} ledgers, and {} is the most",
-            config.peers.ledgers.len(),
-            cell_discovery::LEDGERS_MAX
-        );
-        config.peers.ledgers()?;
         anyhow::ensure!(
             config.peers.listen.is_some() || !config.peers.announce.is_wanted(),
             "peers.announce needs peers.listen: nobody could connect"

@@ -2,7 +2,6 @@
 //!
 //! A record says where a machine is and what it asks for; that it is kept is no reason to trust it.
 
-use std::fs;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -10,7 +9,7 @@ use cell_abi::AccountId;
 use cell_discovery::{Added, Directory, Rendezvous};
 
 use crate::cli::{Exit, Failure};
-use crate::home::Home;
+use crate::home::{Home, replace_file};
 use crate::reputation::{Found, Reputation};
 
 /// Largest `nodes.jsonl`, in bytes; less than a rendezvous may have, for it is read as one.
@@ -78,11 +77,7 @@ pub(crate) fn write(home: &Home, directory: &Directory, now_s: u64) -> anyhow::R
             text.push('\n');
         }
     }
-    let path = path(home);
-    let beside = path.with_extension(format!("{}.new", std::process::id()));
-    fs::write(&beside, text)
-        .and_then(|()| fs::rename(&beside, &path))
-        .with_context(|| format!("write {}", path.display()))
+    replace_file(&path(home), text.as_bytes())
 }
 
 fn path(home: &Home) -> PathBuf {

@@ -135,8 +135,7 @@ impl Home {
         if let Some(secret) = read_secret(path)? {
             return Ok(secret);
         }
-        let mut secret = Zeroizing::new([0; 32]);
-        getrandom::fill(&mut *secret).map_err(|e| anyhow::anyhow!("get randomness: {e}"))?;
+        let secret = Zeroizing::new(random()?);
         let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
         let mut file =
             OpenOptions::new().create_new(true).write(true).mode(0o600).open(&temporary)?;
@@ -153,6 +152,27 @@ impl Home {
             Err(error) => Err(error).with_context(|| format!("create {}", path.display())),
         }
     }
+}
+
+/// Bytes that nobody can guess.
+pub(crate) fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
+    let mut random = [0; N];
+    getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("get randomness: {error}"))?;
+    Ok(random)
+}
+
+/// Replaces a file of the home, wholly or not at all, and durably. Its owner alone can read it.
+pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let replace = || -> io::Result<()> {
+        let directory = path.parent().unwrap_or_else(|| Path::new("."));
+        // Under a name of its own: others may be replacing the same file.
+        let mut file = tempfile::NamedTempFile::new_in(directory)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        File::open(directory)?.sync_all()
+    };
+    replace().with_context(|| format!("write {}", path.display()))
 }
 
 /// Reads a regular file of at most this many bytes.

@@ -2,7 +2,6 @@
 //!
 //! `peers.toml` is written by `cell peer` and read whenever a peer comes; it may be edited by hand.
 
-use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,7 +11,7 @@ use cell_abi::{AccountId, CellName};
 use cell_peer::{Credentials, Request, tunnel};
 use serde::{Deserialize, Serialize};
 
-use crate::home::{Home, read_file};
+use crate::home::{Home, read_file, replace_file};
 
 /// Peers that a home may know.
 pub(crate) const PEERS_MAX: usize = 1024;
@@ -72,11 +71,8 @@ impl Peers {
         if self.all.len() > PEERS_MAX {
             bail!("a home knows at most {PEERS_MAX} peers; remove one with `cell peer remove`");
         }
-        let (path, text) = (path(home), toml::to_string(self).context("write peers")?);
-        let beside = path.with_extension("toml.new");
-        fs::write(&beside, text)
-            .and_then(|()| fs::rename(&beside, &path))
-            .with_context(|| format!("write {}", path.display()))
+        let text = toml::to_string(self).context("write peers")?;
+        replace_file(&path(home), text.as_bytes())
     }
 
     /// Whether this one is known.

@@ -101,12 +101,13 @@ pub(crate) fn is_frozen(pid: u32) -> bool {
     stat(pid).is_some_and(|stat| stat.state == 'T')
 }
 
-/// On kernels that share the processor by session: how far this session stands back behind others.
+/// Has the processes that share this one's terminal group stand back behind others, on kernels that share the
+/// processor among such groups.
 pub(crate) fn have_session_stand_back(nice: i32) {
     set_session(std::process::id(), nice);
 }
 
-/// Has the session of a process share as any other.
+/// Has the group of a process share as any other.
 pub(crate) fn have_session_stand_up(process: Process) {
     set_session(process.pid, 0);
 }

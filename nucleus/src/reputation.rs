@@ -3,8 +3,7 @@
 //! `reputation.json` is written by `cell run --on` after a check, and read to choose a machine and to decide
 //! whether it is checked again. It is this home's own experience: nobody else's word goes in.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
+use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
@@ -14,7 +13,7 @@ use cell_peer::tunnel;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::home::{Home, read_file};
+use crate::home::{Home, read_file, replace_file};
 use crate::peers::PEERS_MAX;
 
 /// Largest `reputation.json`, in bytes: every machine at its longest.
@@ -147,19 +146,7 @@ impl Reputation {
         flock(&lock, FlockOperation::LockExclusive).context("lock reputation.json")?;
         let mut this = Self::read(home)?;
         change(&mut this);
-        let beside = path.with_extension("json.new");
-        let write = || {
-            let mut file = OpenOptions::new()
-                .create(true)
-                .truncate(true)
-                .write(true)
-                .mode(0o600)
-                .open(&beside)?;
-            file.write_all(&serde_json::to_vec(&this)?)?;
-            file.sync_all()?;
-            fs::rename(&beside, &path)
-        };
-        write().with_context(|| format!("write {}", path.display()))
+        replace_file(&path, &serde_json::to_vec(&this)?)
     }
 
     fn add(&mut self, key: AccountId, engine: Option<EngineId>, found: &Found, now_s: u64) {

@@ -63,7 +63,7 @@ impl Announcer {
             serves: Serves { jobs: config.peers.jobs, cells: BTreeSet::new() },
             engine_id: Some(Sandbox::engine_id()),
             rates: rates.into_iter().map(|(name, rate)| (name, rate.nano_atp)).collect(),
-            ledgers: Vec::new(),
+            ledgers: config.peers.ledgers.clone(),
         };
         let (thread, inbox) = mpsc::channel();
         let speaker = Speaker { key: home.key()?, offer, files: announce.files.clone(), seq: 0 };

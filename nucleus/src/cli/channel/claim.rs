@@ -48,7 +48,7 @@ fn claim_one(
     if is_over {
         return Ok(None);
     }
-    let billed = payee.record().last.receipt.as_ref().map_or(0, |receipt| receipt.body.leaves);
+    let billed = payee.record().last.leaves();
     let new = books.leaves.get(usize::try_from(billed)?..).unwrap_or_default();
     let new = within(new, payee.ceiling().saturating_sub(payee.charge()));
     // What is under way is billed when it has ended.

@@ -72,7 +72,7 @@ pub(crate) fn serve(arguments: &Arguments, global: &Global) -> anyhow::Result<()
     let home = global.home()?;
     let mut teller = Teller {
         peer: AccountId::parse(&arguments.payer)?,
-        ledgers: Config::read(&home)?.peers.ledgers()?,
+        config: Config::read(&home)?,
         store: Store::open(&home)?,
         bank: Bank::open(&home)?,
         key: home.key()?,
@@ -164,8 +164,8 @@ fn hear_of_the_end(is_down: Arc<AtomicBool>) -> anyhow::Result<tokio::runtime::R
 
 struct Teller {
     home: Home,
+    config: Config,
     peer: AccountId,
-    ledgers: Vec<LedgerAt>,
     store: Store,
     bank: Bank,
     key: SigningKey,
@@ -231,19 +231,23 @@ impl Teller {
     }
 
     fn quote(&self) -> anyhow::Result<Signed<Quote>> {
-        if self.ledgers.is_empty() {
+        let Config { peers, prices, .. } = &self.config;
+        if peers.ledgers.is_empty() {
             let message = "this machine takes no channels: its nucleus.toml has no peers.ledgers";
             return Err(Failure::new(Exit::Refused, message).into());
         }
-        let config = Config::read(&self.home)?;
+        let ledger_at = |ledger: &cell_discovery::LedgerAt| LedgerAt {
+            key: ledger.key,
+            address: ledger.address.to_string(),
+        };
         let quote = Quote {
             payee: signed::node(&self.key),
             payee_key: signed::node(&hot_key(&self.key, None)),
-            ledgers: self.ledgers.clone(),
+            ledgers: peers.ledgers.iter().map(ledger_at).collect(),
             engine_id: Sandbox::engine_id().to_string(),
-            rates: config.prices.rates().0.to_vec(),
+            rates: prices.rates().0.to_vec(),
             deposit_nano_min: escrow::DEPOSIT_NANO_MIN,
-            dispute_s_min: config.peers.claim_s,
+            dispute_s_min: peers.claim_s,
             valid_until_s: now_s() + QUOTE_S,
         };
         Ok(Signed::new(quote, &self.key))
@@ -306,8 +310,7 @@ impl Teller {
         let payee = Payee::resume(record, hot_key(&self.key, None));
         let live = self.go_on(payee, ledger, lock)?;
         let record = live.payee.record();
-        let count = record.last.receipt.as_ref().map_or(0, |receipt| receipt.body.leaves);
-        let (from, to) = (usize::try_from(leaves)?, usize::try_from(count)?);
+        let (from, to) = (usize::try_from(leaves)?, usize::try_from(record.last.leaves())?);
         for part in live.books.leaves.get(from..to).unwrap_or_default().chunks(LEAVES_MAX) {
             wire::write(&mut self.to, &ToPayer::Leaves(part.to_vec()))?;
         }
@@ -412,10 +415,8 @@ impl Teller {
         live.books.read(bank)?;
         let is_idle = live.books.held(bank)? == NanoAtp::ZERO;
         let is_last = is_idle && live.is_last_wanted;
-        let billed = |live: &Live| {
-            let receipt = live.payee.record().last.receipt.as_ref();
-            usize::try_from(receipt.map_or(0, |receipt| receipt.body.leaves)).unwrap_or(usize::MAX)
-        };
+        let billed =
+            |live: &Live| usize::try_from(live.payee.record().last.leaves()).unwrap_or(usize::MAX);
         loop {
             let Self { live: Some(live), .. } = self else { return Ok(true) };
             let room = live.payee.ceiling().saturating_sub(live.payee.charge());

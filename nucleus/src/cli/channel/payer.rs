@@ -2,11 +2,10 @@
 //! when its last bill fits what was delivered.
 
 use std::fs::File;
-use std::io::{BufReader, Write as _};
+use std::io::BufReader;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,7 +23,7 @@ use super::wire::{self, Opening, Shown, ToEscrow, ToPayee, ToPayer};
 use super::{escrow, hot_key};
 use crate::cli::output::escape;
 use crate::cli::{Exit, Failure};
-use crate::home::Home;
+use crate::home::{Home, random, replace_file};
 use crate::peers::{Machine, Peers};
 
 /// How long the other machine may take to answer, and to end what is under way and bill it.
@@ -36,21 +35,21 @@ pub(super) const GAP_LEAVES_MAX: usize = 65_536;
 
 /// A channel that pays for what another machine does.
 pub(crate) struct Money {
-    home: Home,
-    ledger: LedgerAt,
     line: Line,
-    books: Arc<Mutex<Books>>,
-    _lock: File,
+    books: Books,
+    slice: NanoAtp,
+    /// Those of the next bill.
+    leaves: Vec<Leaf>,
 }
 
-/// What the thread that hears of bills shares with who opened the channel.
+/// The channel, and what is kept of it.
 struct Books {
+    home: Home,
     payer: Payer,
     store: Store,
     ledger: LedgerAt,
     address: String,
-    slice: NanoAtp,
-    leaves: Vec<Leaf>,
+    _lock: File,
 }
 
 /// What there is to pay with.
@@ -76,9 +75,7 @@ impl Money {
             other => return Err(unexpected(other)),
         };
         let ledger = choose(home, owner, purse.ledger, &quote.body)?;
-        let mut random = [0; 32];
-        getrandom::fill(&mut random).map_err(|e| anyhow::anyhow!("get randomness: {e}"))?;
-        let salt = ContentHash::from_bytes(random);
+        let salt = ContentHash::from_bytes(random()?);
         let wish = Wish {
             payer: owner,
             ledger: ledger.key,
@@ -87,33 +84,28 @@ impl Money {
             expires_s: now_s() + LIFE_S,
         };
         let payer = Payer::open(quote.clone(), &wish, &key, hot_key(&key, Some(salt)), now_s())?;
-        let (open, store) = (payer.record().open.clone(), Store::open(home)?);
-        let lock = store.lock(payer.channel())?.context("the channel is locked")?;
-        if !store.make_room(true)? {
+        let open = payer.record().open.clone();
+        let books = Books::of(home, payer, ledger, machine.address.clone())?;
+        if !books.store.make_room(true)? {
             bail!("there are too many open channels; close one with `cell channel close`");
         }
-        let address = machine.address.clone();
-        let slice = purse.slice;
-        let books =
-            Books { payer, store, ledger: ledger.clone(), address, slice, leaves: Vec::new() };
         // Kept before there is money in it: so that it is found again, whatever happens.
         books.keep(None)?;
-        let funded = match escrow::fund(home, &ledger, &open) {
+        let funded = match escrow::fund(home, &books.ledger, &open) {
             Ok(funded) => funded,
             Err(error) => {
                 // Where the ledger itself says that there is no deposit, there is nothing to find again.
-                let asked = escrow::standing(home, &ledger, ToEscrow::Standing(open));
+                let asked = books.ask(ToEscrow::Standing(open));
                 if asked.is_err_and(|error| error.downcast_ref::<Failure>().is_some()) {
                     books.store.forget(books.payer.channel());
                 }
                 return Err(error);
             }
         };
-        let books = Arc::new(Mutex::new(books));
-        let mut this = Self { home: home.clone(), ledger, line, books, _lock: lock };
+        let mut this = Self { line, books, slice: purse.slice, leaves: Vec::new() };
         match this.begin(quote, open, funded) {
             Ok(()) => Ok(this),
-            Err(error) => Err(this.give_up(error)),
+            Err(error) => Err(this.books.give_up(error)),
         }
     }
 
@@ -127,7 +119,7 @@ impl Money {
         let opening = Opening { quote, open, funded: funded.clone() };
         self.line.say(&ToPayee::Open(Box::new(opening)))?;
         match self.line.hear()? {
-            ToPayer::Accepted(accept) => self.books().payer.is_accepted(&accept, &funded)?,
+            ToPayer::Accepted(accept) => self.books.payer.is_accepted(&accept, &funded)?,
             other => return Err(unexpected(other)),
         }
         self.agree()?;
@@ -137,46 +129,18 @@ impl Money {
         }
     }
 
-    /// Asks the ledger for the rest after something went wrong, and says when it comes back. The payee still
-    /// has its time to claim what it did.
-    fn give_up(&self, error: anyhow::Error) -> anyhow::Error {
-        let rest = match self.request_close() {
-            Ok(standing) => {
-                let until_s = standing.expires_ms / 1000;
-                format!("the rest of the deposit comes back at {until_s} (seconds since 1970)")
-            }
-            Err(again) => {
-                let id = self.channel().short();
-                format!("`cell channel close {id}` asks for the rest: {again:#}")
-            }
-        };
-        error.context(rest)
-    }
-
-    /// The channel's id.
-    pub(crate) fn channel(&self) -> ContentHash {
-        self.books().payer.channel()
-    }
-
-    fn books(&self) -> std::sync::MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Agrees to more, if it is time.
     fn agree(&mut self) -> anyhow::Result<()> {
-        let mut books = self.books();
-        let slice = books.slice;
-        let Some(voucher) = books.payer.voucher(slice, now_s()) else { return Ok(()) };
+        let Some(voucher) = self.books.payer.voucher(self.slice, now_s()) else { return Ok(()) };
         // Kept first: a lower ceiling is never signed again.
-        books.keep(None)?;
-        drop(books);
+        self.books.keep(None)?;
         self.line.say(&ToPayee::Voucher(voucher))
     }
 
     /// Hears of bills and agrees to more on a thread of its own, until it is asked to end.
     pub(crate) fn pay(mut self) -> anyhow::Result<Paying> {
         let (ask, asked) = sync_channel::<()>(1);
-        let channel = self.channel();
+        let channel = self.books.payer.channel();
         let thread = thread::Builder::new().name("money".into()).spawn(move || {
             let failed = loop {
                 match self.line.heard.recv_timeout(Duration::from_millis(50)) {
@@ -192,7 +156,7 @@ impl Money {
                     Err(RecvTimeoutError::Timeout) => {}
                 }
                 // Dropped, too, if the work has failed.
-                if !matches!(asked.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty)) {
+                if !matches!(asked.try_recv(), Err(TryRecvError::Empty)) {
                     break None;
                 }
             };
@@ -202,28 +166,21 @@ impl Money {
     }
 
     /// Takes a message; `true` for the last bill.
-    fn take(&self, message: ToPayer) -> anyhow::Result<bool> {
-        let mut books = self.books();
+    fn take(&mut self, message: ToPayer) -> anyhow::Result<bool> {
         match message {
-            ToPayer::Leaves(leaves) if books.leaves.len() + leaves.len() <= GAP_LEAVES_MAX => {
-                books.leaves.extend(leaves);
+            ToPayer::Leaves(leaves) if self.leaves.len() + leaves.len() <= GAP_LEAVES_MAX => {
+                self.leaves.extend(leaves);
                 Ok(false)
             }
             ToPayer::Bill { receipt, is_last } => {
-                let leaves = std::mem::take(&mut books.leaves);
-                match books.payer.take(receipt, &leaves) {
-                    Ok(_) => books.keep(None)?,
-                    Err(error) => {
-                        return Err(caught(&self.home, &error).unwrap_or_else(|| error.into()));
-                    }
-                }
+                let leaves = std::mem::take(&mut self.leaves);
+                let taken = self.books.payer.take(receipt, &leaves);
+                taken.map_err(|error| caught(&self.books.home, error))?;
+                self.books.keep(None)?;
                 Ok(is_last)
             }
             ToPayer::Credited { .. } => Ok(false),
-            other => {
-                drop(books);
-                Err(unexpected(other))
-            }
+            other => Err(unexpected(other)),
         }
     }
 
@@ -247,11 +204,11 @@ impl Money {
                 bail!("the other machine does not end its work");
             }
         }
-        let charge = self.books().payer.charge();
+        let charge = self.books.payer.charge();
         is_right(charge).map_err(|why| {
             Failure::new(Exit::NucleusFault, format!("{why}; no more is agreed to"))
         })?;
-        let close = self.books().payer.close();
+        let close = self.books.payer.close();
         self.line.say(&ToPayee::Close(close))?;
         loop {
             match self.line.hear()? {
@@ -261,9 +218,9 @@ impl Money {
             }
         }
         // The ledger's word counts, not the payee's.
-        let open = self.books().payer.record().open.clone();
-        let standing = escrow::standing(&self.home, &self.ledger, ToEscrow::Standing(open))?;
-        self.books().keep(Some(standing))?;
+        let open = self.books.payer.record().open.clone();
+        let standing = self.books.ask(ToEscrow::Standing(open))?;
+        self.books.keep(Some(standing))?;
         if standing.paid_nano != charge.0 {
             bail!(
                 "the ledger paid {} nano-ATP, and the bill says {}",
@@ -273,21 +230,45 @@ impl Money {
         }
         Ok(standing)
     }
-
-    /// Asks the ledger for the rest, after the time in which the payee may still claim.
-    fn request_close(&self) -> anyhow::Result<Standing> {
-        let (open, request) = {
-            let books = self.books();
-            (books.payer.record().open.clone(), books.payer.request_close())
-        };
-        let standing =
-            escrow::standing(&self.home, &self.ledger, ToEscrow::RequestClose { open, request })?;
-        self.books().keep(Some(standing))?;
-        Ok(standing)
-    }
 }
 
 impl Books {
+    /// Locks the channel.
+    fn of(home: &Home, payer: Payer, ledger: LedgerAt, address: String) -> anyhow::Result<Self> {
+        let store = Store::open(home)?;
+        let lock = store.lock(payer.channel())?;
+        let lock = lock.context("another process works with that channel")?;
+        Ok(Self { home: home.clone(), payer, store, ledger, address, _lock: lock })
+    }
+
+    fn ask(&self, asked: ToEscrow) -> anyhow::Result<Standing> {
+        escrow::standing(&self.home, &self.ledger, asked)
+    }
+
+    /// Asks the ledger for the rest after something went wrong, and says when it comes back. The payee still
+    /// has its time to claim what it did.
+    fn give_up(&self, error: anyhow::Error) -> anyhow::Error {
+        let rest = match self.request_close() {
+            Ok(standing) => {
+                let until_s = standing.expires_ms / 1000;
+                format!("the rest of the deposit comes back at {until_s} (seconds since 1970)")
+            }
+            Err(again) => {
+                let id = self.payer.channel().short();
+                format!("`cell channel close {id}` asks for the rest: {again:#}")
+            }
+        };
+        error.context(rest)
+    }
+
+    /// Asks the ledger for the rest, after the time in which the payee may still claim.
+    fn request_close(&self) -> anyhow::Result<Standing> {
+        let (open, request) = (self.payer.record().open.clone(), self.payer.request_close());
+        let standing = self.ask(ToEscrow::RequestClose { open, request })?;
+        self.keep(Some(standing))?;
+        Ok(standing)
+    }
+
     fn keep(&self, standing: Option<Standing>) -> anyhow::Result<()> {
         let side =
             Side::Pays { record: self.payer.record().clone(), address: self.address.clone() };
@@ -299,7 +280,7 @@ impl Books {
 pub(crate) struct Paying {
     /// The channel's id.
     pub(crate) channel: ContentHash,
-    ask: std::sync::mpsc::SyncSender<()>,
+    ask: SyncSender<()>,
     thread: thread::JoinHandle<(Money, Option<anyhow::Error>)>,
 }
 
@@ -317,46 +298,32 @@ impl Paying {
             None => money.settle(is_right),
             Some(error) => Err(error),
         };
-        settled.map_err(|error| money.give_up(error))
+        settled.map_err(|error| money.books.give_up(error))
     }
 }
 
 /// Goes on with a channel that was left, closes it with the payee if that answers, and at the ledger if not.
 pub(super) fn close(home: &Home, kept: Kept, by_force: bool) -> anyhow::Result<Standing> {
-    let Kept { ledger, side: Side::Pays { record, address }, standing } = kept else {
+    let Kept { ledger, side: Side::Pays { record, address }, .. } = kept else {
         bail!("this machine is paid by that channel; `cell channel claim` claims");
     };
-    let (key, salt) = (home.key()?, record.open.body.salt);
-    let peer = record.open.body.payee;
-    let payer = Payer::resume(record, hot_key(&key, Some(salt)));
-    let store = Store::open(home)?;
-    let lock = store.lock(payer.channel())?.context("another process works with that channel")?;
-    let books = Books {
-        payer,
-        store,
-        ledger: ledger.clone(),
-        address: address.clone(),
-        slice: NanoAtp::ZERO,
-        leaves: Vec::new(),
-    };
-    let asked =
-        escrow::standing(home, &ledger, ToEscrow::Standing(books.payer.record().open.clone()));
+    let (salt, peer) = (record.open.body.salt, record.open.body.payee);
+    let payer = Payer::resume(record, hot_key(&home.key()?, Some(salt)));
+    let books = Books::of(home, payer, ledger, address.clone())?;
+    let asked = books.ask(ToEscrow::Standing(books.payer.record().open.clone()));
     if let Ok(now) = asked
         && !now.is_open
     {
         books.keep(Some(now))?;
         return Ok(now);
     }
-    books.keep(standing)?;
-    let machine = Machine { peer, address };
-    let books = Arc::new(Mutex::new(books));
-    let mut money = Money { home: home.clone(), ledger, line: Line::none()?, books, _lock: lock };
     if by_force {
-        return money.request_close();
+        return books.request_close();
     }
-    money.line = Line::open(home, &machine).context(
+    let line = Line::open(home, &Machine { peer, address }).context(
         "the machine that is paid does not answer; `cell channel close --force` asks the ledger alone",
     )?;
+    let mut money = Money { line, books, slice: NanoAtp::ZERO, leaves: Vec::new() };
     money.resync()?;
     money.settle(|_| Ok(()))
 }
@@ -405,21 +372,16 @@ pub(super) fn recover(home: &Home, machine: &Machine) -> anyhow::Result<Vec<Cont
 impl Money {
     /// Learns from the payee what this side does not know yet.
     fn resync(&mut self) -> anyhow::Result<()> {
-        let (channel, leaves) = {
-            let books = self.books();
-            let last = books.payer.record().last.receipt.as_ref();
-            (books.payer.channel().to_string(), last.map_or(0, |receipt| receipt.body.leaves))
-        };
+        let channel = self.books.payer.channel().to_string();
+        let leaves = self.books.payer.record().last.leaves();
         self.line.say(&ToPayee::Resume { channel, leaves })?;
         let began = Instant::now();
         while began.elapsed() < ANSWER_TIME_MAX {
             match self.line.hear()? {
                 ToPayer::Shown(shown) => {
-                    let last = shown.last;
-                    let mut books = self.books();
-                    let leaves = std::mem::take(&mut books.leaves);
-                    books.payer.resync(last, &leaves)?;
-                    return books.keep(None);
+                    let leaves = std::mem::take(&mut self.leaves);
+                    self.books.payer.resync(shown.last, &leaves)?;
+                    return self.books.keep(None);
                 }
                 message => {
                     self.take(message)?;
@@ -461,17 +423,9 @@ struct Line {
 }
 
 impl Line {
+    /// What comes is read on a thread of its own.
     fn open(home: &Home, machine: &Machine) -> anyhow::Result<Self> {
-        Self::of(super::connect(home, machine, &Request::Channel)?)
-    }
-
-    /// One on which nobody is.
-    fn none() -> anyhow::Result<Self> {
-        Self::of(UnixStream::pair()?.0)
-    }
-
-    /// Reads what comes on a thread of its own.
-    fn of(to: UnixStream) -> anyhow::Result<Self> {
+        let to = super::connect(home, machine, &Request::Channel)?;
         to.set_write_timeout(Some(ANSWER_TIME_MAX))?;
         let (send, heard) = sync_channel(16);
         let mut from = BufReader::new(to.try_clone()?);
@@ -521,17 +475,13 @@ fn unexpected(message: ToPayer) -> anyhow::Error {
     }
 }
 
-/// Keeps what proves a cheat, and says where.
-fn caught(home: &Home, error: &ChannelError) -> Option<anyhow::Error> {
-    let ChannelError::Equivocation(proof) = error else { return None };
+/// Why a bill was not taken; what proves a cheat is kept, and said where.
+fn caught(home: &Home, error: ChannelError) -> anyhow::Error {
+    let ChannelError::Equivocation(proof) = &error else { return error.into() };
     let path = home.root().join(format!("cheat-{}.json", proof.open.channel().short()));
-    let written = File::create(&path).and_then(|mut file| {
-        let text = serde_json::to_string_pretty(proof).map_err(std::io::Error::other)?;
-        file.write_all(text.as_bytes())
-    });
-    let kept = match written {
-        Ok(()) => format!("the proof is in {}", path.display()),
-        Err(error) => format!("the proof could not be kept: {error}"),
-    };
-    Some(anyhow::anyhow!("{error}; {kept}"))
+    let text = serde_json::to_string_pretty(proof).context("write the proof");
+    match text.and_then(|text| replace_file(&path, text.as_bytes())) {
+        Ok(()) => anyhow::anyhow!("{error}; the proof is in {}", path.display()),
+        Err(failed) => anyhow::anyhow!("{error}; the proof could not be kept: {failed:#}"),
+    }
 }

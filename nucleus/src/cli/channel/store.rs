@@ -3,7 +3,6 @@
 //! A process that works with a channel has its file locked, so that no two sign for it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
@@ -13,7 +12,7 @@ use cell_ledger::ContentHash;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::home::{Home, read_file};
+use crate::home::{Home, read_file, replace_file};
 
 /// Largest file, in bytes.
 pub(super) const FILE_BYTES_MAX: u64 = 64 << 10;
@@ -69,8 +68,7 @@ impl Kept {
             Side::Pays { record, .. } => &record.last,
             Side::IsPaid { record } => &record.last,
         };
-        let charge = last.receipt.as_ref().map_or(0, |receipt| receipt.body.charge_nano);
-        (charge, last.voucher.as_ref().map_or(0, |voucher| voucher.body.ceiling_nano))
+        (last.charge().0, last.ceiling().0)
     }
 }
 
@@ -109,18 +107,7 @@ impl Store {
 
     /// Keeps this, durably.
     pub(super) fn write(&self, kept: &Kept) -> anyhow::Result<()> {
-        let path = self.path(kept.open().channel());
-        let beside = path.with_extension("json.new");
-        let write = || {
-            let mut file = OpenOptions::new();
-            let file = file.create(true).truncate(true).write(true).mode(0o600);
-            let mut file = file.open(&beside)?;
-            file.write_all(&serde_json::to_vec(kept)?)?;
-            file.sync_all()?;
-            fs::rename(&beside, &path)?;
-            File::open(&self.0)?.sync_all()
-        };
-        write().with_context(|| format!("write {}", path.display()))
+        replace_file(&self.path(kept.open().channel()), &serde_json::to_vec(kept)?)
     }
 
     /// All channels; a file that cannot be read is named, and left alone.

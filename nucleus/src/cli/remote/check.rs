@@ -6,6 +6,7 @@ use clap::ValueEnum;
 
 use super::attempt::{Ran, Work, line};
 use crate::cli::verify;
+use crate::home::random;
 use crate::reputation::{Found, PROVEN_AFTER, Reputation, is_due};
 
 /// When a result is checked by running the job again here.
@@ -60,7 +61,7 @@ pub(super) fn decide(work: &Work<'_>, ran: &Ran, check: Check) -> anyhow::Result
     let is_checked = match check {
         Check::Always => true,
         Check::Never => false,
-        Check::Adaptive => is_due(valid, random()?),
+        Check::Adaptive => is_due(valid, u64::from_le_bytes(random()?)),
     };
     let verdict = is_checked.then(|| again(work, ran));
     let (found, why) = match verdict {
@@ -82,10 +83,4 @@ pub(super) fn decide(work: &Work<'_>, ran: &Ran, check: Check) -> anyhow::Result
     };
     Reputation::note(work.home, &[(key, ran.engine, found)])?;
     Ok(why)
-}
-
-fn random() -> anyhow::Result<u64> {
-    let mut random = [0; 8];
-    getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("get randomness: {error}"))?;
-    Ok(u64::from_le_bytes(random))
 }

@@ -13,7 +13,7 @@ use cell_ledger::signed::{from_hex, hex};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::cli::{Exit, Failure};
-use crate::home::Home;
+use crate::home::{Home, random};
 
 /// Numbers that a machine remembers.
 pub(super) const JOB_IDS_KEPT_MAX: usize = 16_384;
@@ -22,9 +22,7 @@ const ENTRY_BYTES: usize = 32;
 
 /// A number that nobody has used.
 pub(super) fn fresh() -> anyhow::Result<String> {
-    let mut random = [0; 32];
-    getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("get randomness: {error}"))?;
-    Ok(hex(&random))
+    Ok(hex(&random::<32>()?))
 }
 
 /// Takes a payer's number, or refuses if it was taken before. Of two processes that try, one gets it.

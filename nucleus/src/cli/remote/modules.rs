@@ -10,7 +10,7 @@ use cell_abi::CellHash;
 use cell_host::ArtefactCache;
 use cell_host::gate::MODULE_BYTES_MAX;
 
-use crate::home::{Home, read_file};
+use crate::home::{Home, read_file, replace_file};
 
 /// What is kept, with what it was compiled to, in bytes.
 pub(super) const MODULES_BYTES_MAX: u64 = 1 << 30;
@@ -56,11 +56,7 @@ impl Modules {
         wasm: &[u8],
         cache: &ArtefactCache,
     ) -> anyhow::Result<()> {
-        let path = self.path(hash);
-        let beside = path.with_extension(format!("{}.new", std::process::id()));
-        fs::write(&beside, wasm)
-            .and_then(|()| fs::rename(&beside, &path))
-            .with_context(|| format!("write {}", path.display()))?;
+        replace_file(&self.path(hash), wasm)?;
         let about = |entry: io::Result<fs::DirEntry>| {
             let entry = entry.ok()?;
             let about = entry.metadata().ok()?;
