@@ -1,7 +1,7 @@
 //! Machines that find each other, and whether they are believed.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use cell_tests::{Home, eventually, wat};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::frames::{receive, send};
 use crate::liar::{Liar, Lie};
 use crate::peers::{Donor, donor, identity};
 use crate::remote_jobs::CAT;
@@ -304,20 +305,12 @@ fn one_number_is_run_once() {
         let spec = json!({ "id": id, "module": cell_abi::CellHash::of(&wasm).to_string(),
             "module_bytes": wasm.len(), "arguments": ["x"], "environment": [], "memory_mb_max": 16,
             "budget_nano_atp": 1_000_000_000, "is_budget_given": true, "timeout_ms": null, "recorded": false });
-        let frame = |kind: u8, content: &[u8]| {
-            let length = u32::try_from(content.len()).unwrap().to_le_bytes();
-            [&[kind], &length[..], content].concat()
-        };
-        socket.write_all(&frame(1, spec.to_string().as_bytes())).unwrap();
-        let (mut head, mut content) = ([0; 5], Vec::new());
+        send(&mut socket, 1, spec.to_string().as_bytes()).unwrap();
         loop {
-            socket.read_exact(&mut head).unwrap();
-            content.resize(u32::from_le_bytes(head[1..].try_into().unwrap()) as usize, 0);
-            socket.read_exact(&mut content).unwrap();
-            match head[0] {
-                16 => socket.write_all(&frame(2, &wasm)).unwrap(),
-                17 if content == b"running" => socket.write_all(&frame(3, &[])).unwrap(),
-                21 => return serde_json::from_slice::<Value>(&content).unwrap(),
+            match receive(&mut socket).unwrap() {
+                (16, _) => send(&mut socket, 2, &wasm).unwrap(),
+                (17, content) if content == b"running" => send(&mut socket, 3, &[]).unwrap(),
+                (21, content) => return serde_json::from_slice::<Value>(&content).unwrap(),
                 _ => {}
             }
         }

@@ -13,6 +13,7 @@ use cell_peer::{Answer, Credentials, Handshake, PREFACE, Records, Request, Sessi
 use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
 
+use crate::frames::{receive, send};
 use crate::peers::Donor;
 
 /// What it changes of an answer.
@@ -134,12 +135,8 @@ fn relay(
 ) -> Option<()> {
     let (mut output, mut receipt) = (Vec::new(), Vec::new());
     loop {
-        let mut head = [0; 5];
-        up.read_exact(&mut head).ok()?;
-        let length = u32::from_le_bytes(head[1..].try_into().unwrap());
-        let mut content = vec![0; length.try_into().unwrap()];
-        up.read_exact(&mut content).ok()?;
-        match head[0] {
+        let (kind, mut content) = receive(&mut up)?;
+        match kind {
             18 => {
                 if lie == Lie::Output && output.is_empty() && !content.is_empty() {
                     content[0] ^= 1;
@@ -160,11 +157,6 @@ fn relay(
             kind => send(to, kind, &content)?,
         }
     }
-}
-
-fn send(to: &mut UnixStream, kind: u8, content: &[u8]) -> Option<()> {
-    let length = u32::try_from(content.len()).unwrap().to_le_bytes();
-    to.write_all(&[&[kind], &length[..], content].concat()).ok()
 }
 
 fn forge(

@@ -22,6 +22,7 @@ mod dev;
 mod donate;
 mod ends;
 mod finding;
+mod frames;
 mod fuel;
 mod hangups;
 mod idle;

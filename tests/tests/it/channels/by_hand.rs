@@ -8,6 +8,7 @@ use cell_ledger::{ContentHash, signed};
 use ed25519_dalek::SigningKey;
 
 use super::*;
+use crate::frames::{receive, send};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -341,4 +342,37 @@ fn vouchers_have_a_size() {
     let mut open = payer.record().open.body.clone();
     (open.deposit_nano, open.quote) = (999_999, quote.hash());
     refused(&hand.fund(&Signed::new(open, &hand.identity)), "a deposit has at least");
+}
+
+/// A payer that agrees to one slice, and then says nothing: its job waits, ends, and costs that slice at most.
+#[test]
+fn a_job_whose_payer_agrees_to_no_more_ends() {
+    let two = Strangers::new(60);
+    let hand = Hand::new(&two);
+    let wasm = wat::compile(SPIN);
+    let (mut lines, mut payer, _) = hand.opened(2_000_000_000);
+    let slice = 50_000_000 + cell_host::price::compile(wasm.len() as u64);
+    let voucher = payer.voucher(NanoAtp(slice), tunnel::now_s()).unwrap();
+    assert!(lines.hear_after(&json!({ "voucher": voucher })).unwrap()["credited"].is_object());
+    let spec = json!({
+        "id": "7".repeat(64), "module": cell_abi::CellHash::of(&wasm).to_string(),
+        "module_bytes": wasm.len(), "arguments": ["spin"], "environment": [], "memory_mb_max": 16,
+        "budget_nano_atp": 1_000_000_000, "is_budget_given": true, "timeout_ms": null,
+        "recorded": false, "channel": payer.channel().to_string(),
+    });
+    let credentials = Credentials::new(&hand.identity, tunnel::now_s()).unwrap();
+    let (at, wanted) = (&two.donor.address, AccountId::parse(&two.donor.key).unwrap());
+    let mut job = tunnel::dial(at, &credentials, wanted, &Request::Job, TIMEOUT).unwrap();
+    send(&mut job, 1, spec.to_string().as_bytes()).unwrap();
+    let end: Value = loop {
+        match receive(&mut job).unwrap() {
+            (16, _) => send(&mut job, 2, &wasm).unwrap(),
+            (21, content) => break serde_json::from_slice(&content).unwrap(),
+            _ => {}
+        }
+    };
+    assert_eq!((&end["exit"], &end["ran"]), (&json!(130), &json!(true)), "{end}");
+    let earned = u64::try_from(two.earned()).unwrap();
+    assert!(earned > slice - 10_000_000 && earned <= slice, "{earned} {slice}");
+    println!("a payer that agrees to no more: {earned} nano-ATP earned, one slice is {slice}");
 }

@@ -1,6 +1,5 @@
 //! A donor that cheats: it proves who it is, is paid by a channel, and does not do what it bills.
 
-use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
@@ -14,6 +13,7 @@ use ed25519_dalek::SigningKey;
 
 use super::liar::Liar;
 use super::*;
+use crate::frames::{receive, send};
 
 /// Twenty thousandths of an ATP, and what compiling the module costs.
 const SLICE: &str = "0.02";
@@ -170,12 +170,9 @@ fn ask(key: &SigningKey, ledger: &LedgerAt, question: &Value) -> Value {
     lines.hear().unwrap()
 }
 
-/// A job's session: frames of a byte, a length and content.
+/// A job's session.
 fn run(mut socket: UnixStream, key: &SigningKey, lie: &impl Lie, owed: &Mutex<u64>) {
-    let mut head = [0; 5];
-    socket.read_exact(&mut head).unwrap();
-    let mut spec = vec![0; u32::from_le_bytes(head[1..].try_into().unwrap()) as usize];
-    socket.read_exact(&mut spec).unwrap();
+    let (_, spec) = receive(&mut socket).unwrap();
     let spec: Value = serde_json::from_slice(&spec).unwrap();
     let Some((mut receipt, output)) = lie.runs(&spec) else { return };
     receipt["node"] = json!(signed::node(key).to_string());
@@ -190,11 +187,10 @@ fn run(mut socket: UnixStream, key: &SigningKey, lie: &impl Lie, owed: &Mutex<u6
     for (kind, content) in
         [(18, output), (20, receipt.to_string().into_bytes()), (21, end.into_bytes())]
     {
-        let length = u32::try_from(content.len()).unwrap().to_le_bytes();
-        socket.write_all(&[&[kind], &length[..], &content].concat()).unwrap();
+        send(&mut socket, kind, &content).unwrap();
     }
     // It hangs up when the other side has read that.
-    let _ = socket.read(&mut head);
+    let _ = receive(&mut socket);
 }
 
 /// What one slice may be, with what compiling the job costs.
