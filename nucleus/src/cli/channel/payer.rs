@@ -480,8 +480,9 @@ fn caught(home: &Home, error: ChannelError) -> anyhow::Error {
     let ChannelError::Equivocation(proof) = &error else { return error.into() };
     let path = home.root().join(format!("cheat-{}.json", proof.open.channel().short()));
     let text = serde_json::to_string_pretty(proof).context("write the proof");
-    match text.and_then(|text| replace_file(&path, text.as_bytes())) {
-        Ok(()) => anyhow::anyhow!("{error}; the proof is in {}", path.display()),
-        Err(failed) => anyhow::anyhow!("{error}; the proof could not be kept: {failed:#}"),
-    }
+    let kept = match text.and_then(|text| replace_file(&path, text.as_bytes())) {
+        Ok(()) => format!("the proof is in {}", path.display()),
+        Err(failed) => format!("the proof could not be kept: {failed:#}"),
+    };
+    anyhow::Error::from(error).context(kept)
 }

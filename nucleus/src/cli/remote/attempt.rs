@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::ask::{self, Streams, Unanswered};
 use super::choose::Candidate;
 use super::input::Input;
-use super::paid::Pay;
+use super::paid::{self, Pay};
 use super::wire::{End, Spec};
 use crate::cli::output::escape;
 use crate::cli::{Exit, Failure, Output, job_receipt};
@@ -114,9 +114,11 @@ impl Work<'_> {
                 };
             }
         };
-        // One that says it did not run, and bills for it.
+        // Also of one that says it did not run, and bills for it.
         if let Some(Err(error)) = &said.settled {
-            return Attempt::Wrong(line(&format!("{error:#}")));
+            let why = line(&format!("{error:#}"));
+            // A ledger that does not answer is not the machine's doing.
+            return if paid::is_cheat(error) { Attempt::Wrong(why) } else { Attempt::Lost(why) };
         }
         if !said.end.ran {
             return Attempt::NotRun { exit: said.end.refusal(), why: line(&said.end.message) };

@@ -5,14 +5,14 @@
 
 use anyhow::Context as _;
 use cell_abi::NanoAtp;
-use cell_channel::Standing;
+use cell_channel::{ChannelError, Standing};
 use cell_host::price;
 use cell_ledger::ContentHash;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::cli::Output;
 use crate::cli::channel::{Money, Paying, Purse};
+use crate::cli::{Exit, Failure, Output};
 use crate::home::Home;
 use crate::peers::Machine;
 
@@ -115,6 +115,32 @@ pub(super) fn settle(paying: Paying, due: &Due<'_>, wasm: &[u8]) -> anyhow::Resu
     Ok(Settled { channel, standing })
 }
 
+/// Whether a channel was not settled because what the machine signed or billed is wrong.
+pub(super) fn is_cheat(error: &anyhow::Error) -> bool {
+    let is_fault = |failure: &Failure| failure.exit == Exit::NucleusFault;
+    error.downcast_ref::<Failure>().is_some_and(is_fault)
+        || error.downcast_ref::<ChannelError>().is_some()
+}
+
 fn compiling(wasm: &[u8]) -> NanoAtp {
     NanoAtp(price::compile(wasm.len() as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An honest machine must not lose its name because a ledger was away.
+    #[test]
+    fn what_is_a_cheat() {
+        #[track_caller]
+        fn check(error: anyhow::Error, expect: bool) {
+            assert_eq!(is_cheat(&error), expect);
+            assert_eq!(is_cheat(&error.context("settle the channel")), expect);
+        }
+        check(Failure::new(Exit::NucleusFault, "billed another sum").into(), true);
+        check(ChannelError::DoesNotFollow("charge").into(), true);
+        check(Failure::new(Exit::Refused, "the ledger: the channel's time is over").into(), false);
+        check(anyhow::anyhow!("the ledger does not answer"), false);
+    }
 }
