@@ -118,6 +118,9 @@ statuses! {
 
     /// The nucleus failed; the caller is not charged.
     HostFault = 48, Host, "the nucleus failed";
+    /// The cell is on another machine, and that machine is not there or went away; whoever calls from
+    /// here pays nothing for it.
+    Unreachable = 49, Host, "the machine that serves the cell cannot be reached, or went away";
 }
 
 /// A handler's "no": its own code and a message for people.

@@ -101,13 +101,17 @@ impl<R> fmt::Debug for Slot<R> {
 #[derive(Debug)]
 pub(crate) struct Opening {
     open: Open,
-    /// What this program was built against; empty if it knows no types.
-    schema: &'static str,
+    /// What the caller was built against; empty if it knows no types.
+    schema: String,
 }
 
 impl Opening {
     pub(crate) fn typed<R: Receptor>(cell: &CellName) -> Result<Self, Error> {
-        Self::new(cell, R::NAME, Fingerprint::of_schema(R::SCHEMA), R::SCHEMA)
+        Self::of_schema(cell, R::NAME, R::SCHEMA)
+    }
+
+    pub(crate) fn of_schema(cell: &CellName, receptor: &str, schema: &str) -> Result<Self, Error> {
+        Self::new(cell, receptor, Fingerprint::of_schema(schema), schema)
     }
 
     pub(crate) fn untyped(cell: &CellName, receptor: &str) -> Result<Self, Error> {
@@ -118,10 +122,13 @@ impl Opening {
         cell: &CellName,
         receptor: &str,
         fingerprint: Fingerprint,
-        schema: &'static str,
+        schema: &str,
     ) -> Result<Self, Error> {
         let receptor = parse_name(receptor, ReceptorName::parse)?;
-        Ok(Self { open: Open { fingerprint, cell: cell.clone(), receptor }, schema })
+        Ok(Self {
+            open: Open { fingerprint, cell: cell.clone(), receptor },
+            schema: schema.to_owned(),
+        })
     }
 
     pub(crate) fn frame(&self) -> (Header, Vec<u8>) {
@@ -148,7 +155,7 @@ impl Opening {
             Some(Status::SchemaMismatch) => Err(Error::SchemaMismatch {
                 cell: self.open.cell.to_string(),
                 receptor: self.open.receptor.to_string(),
-                ours: self.schema.to_owned(),
+                ours: self.schema,
                 theirs: error::schema(payload),
             }),
             Some(status) => {

@@ -105,6 +105,12 @@ impl Client {
         self.opening(Opening::untyped(&self.shared.cell, receptor)?).await
     }
 
+    /// Opens a receptor whose types are known by their schema only; a cell built against others is
+    /// [`Error::SchemaMismatch`].
+    pub async fn open_schema(&self, receptor: &str, schema: &str) -> Result<RawSlot, Error> {
+        self.opening(Opening::of_schema(&self.shared.cell, receptor, schema)?).await
+    }
+
     /// Calls a receptor.
     pub async fn call<R: Receptor>(
         &self,
@@ -140,6 +146,11 @@ impl Client {
     pub async fn ping(&self) -> Result<(), Error> {
         let limit = self.shared.config.timeout;
         self.ask(Header::new(Kind::Ping), AlignedVec::new(), limit).await.map(drop)
+    }
+
+    /// Whether the connection is over, so that every call fails without having been made.
+    pub fn is_closed(&self) -> bool {
+        self.shared.closed.get().is_some()
     }
 
     /// The cell this connection leads to.

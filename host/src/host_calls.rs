@@ -6,6 +6,7 @@ use cell_abi::{CellName, Fuel, Reject, Status, limits as abi_limits};
 use tokio::time::timeout;
 use wasmtime::{Caller, Linker};
 
+use crate::elsewhere::{Callee, RemoteCall, RemoteCell, RemoteReply};
 use crate::error::Stop;
 use crate::gate::offered::{I32, I64, Offered};
 use crate::guest::{Guest, Link};
@@ -13,7 +14,7 @@ use crate::instance::{CallSpec, Share};
 use crate::limits::{
     CALL_DEPTH_MAX, LOG_LINE_BYTES_MAX, NESTED_WAIT_MAX, STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX,
 };
-use crate::meter::{charge, deduct, wait};
+use crate::meter::{charge, deduct, refund, wait};
 use crate::price::{
     BYTE, CELL_CALL, HOST_CALL, LOG_BYTE, STATE_BYTE, STATE_READ, STATE_TAKE, STATE_WRITE,
 };
@@ -201,6 +202,7 @@ impl Answer {
         deduct(caller, fuel)?;
         let guest = caller.data_mut();
         if let Some(cell) = guest.cell.clone() {
+            let cell = Callee::Here(cell);
             Share { cell, fuel: Fuel(fuel), taken: Taken::default(), calls: 1 }
                 .add_to(&mut guest.call.callees);
         }
@@ -227,7 +229,8 @@ impl Target {
         let gauge = Arc::clone(&guest.gauge);
         let resolved = wait(&gauge, timeout(NESTED_WAIT_MAX, from.services().resolve(&name))).await;
         let cell = match resolved {
-            Ok(Ok(cell)) => cell,
+            Ok(Ok(Callee::Here(cell))) => cell,
+            Ok(Ok(Callee::Elsewhere(cell))) => return self.call_elsewhere(caller, cell).await,
             Ok(Err(status)) => return refuse(status),
             Err(_) => return refuse(Status::Busy),
         };
@@ -265,6 +268,46 @@ impl Target {
         self.run(caller, lease, spec, number).await
     }
 
+    /// Has another machine answer.
+    async fn call_elsewhere(
+        &self,
+        caller: &mut Guests<'_>,
+        cell: Arc<dyn RemoteCell>,
+    ) -> wasmtime::Result<Answer> {
+        if self.request_len > abi_limits::FRAME_PAYLOAD_BYTES_MAX {
+            return Ok(Answer::refusal(Status::TooLarge));
+        }
+        let Ok(schema) = std::str::from_utf8(&self.schema) else {
+            return Ok(Answer::refusal(Status::SchemaMismatch));
+        };
+        let gauge = Arc::clone(&caller.data().gauge);
+        let left = caller.get_fuel()?.saturating_sub(1).saturating_sub(gauge.extras.cost());
+        let limit = self.fuel.min(left);
+        let memory = memory(caller)?;
+        let request = slice(memory.data(&*caller), self.request, self.request_len)?.to_vec();
+        // Nobody here knows what a call costs that is given up, so until it is answered it costs its limit.
+        deduct(caller, limit)?;
+        let share = Share {
+            cell: Callee::Elsewhere(Arc::clone(&cell)),
+            fuel: Fuel(limit),
+            taken: Taken::default(),
+            calls: 1,
+        };
+        share.clone().add_to(&mut caller.data_mut().call.callees);
+        let call = RemoteCall {
+            receptor: std::str::from_utf8(&self.receptor).unwrap_or_default(),
+            schema,
+            request,
+            fuel: Fuel(limit),
+            deadline: caller.data().call.deadline,
+        };
+        let RemoteReply { status, fuel, bytes } = wait(&gauge, cell.call(call)).await;
+        let fuel = fuel.0.min(limit);
+        refund(caller, limit - fuel)?;
+        share.give_back(&mut caller.data_mut().call.callees, Fuel(limit - fuel));
+        Ok(Answer { status, fuel, reply: bytes })
+    }
+
     async fn run(
         &self,
         caller: &mut Guests<'_>,
@@ -286,8 +329,12 @@ impl Target {
         deduct(caller, outcome.fuel.0)?;
         gauge.extras.add_callee(outcome.extra.as_ref().map_or(0, |extra| extra.nano_atp));
         let guest = caller.data_mut();
-        let own =
-            Share { cell: callee, fuel: outcome.own_fuel(), taken: outcome.taken(), calls: 1 };
+        let own = Share {
+            cell: Callee::Here(callee),
+            fuel: outcome.own_fuel(),
+            taken: outcome.taken(),
+            calls: 1,
+        };
         for share in std::iter::once(own).chain(outcome.callees.iter().cloned()) {
             share.add_to(&mut guest.call.callees);
         }

@@ -8,6 +8,7 @@ use cell_abi::{AccountId, Fuel, Reject, Status};
 use wasmtime::{AsContextMut as _, Memory, Store, TypedFunc};
 
 use crate::cell::{Cell, Isolation};
+use crate::elsewhere::Callee;
 use crate::error::{LoadError, classify};
 use crate::guest::{Guest, Link};
 use crate::limits::{SLICE_FUEL, START_FUEL_MAX};
@@ -73,7 +74,7 @@ pub struct Outcome {
 #[derive(Debug, Clone)]
 pub struct Share {
     /// The cell.
-    pub cell: Arc<Cell>,
+    pub cell: Callee,
     /// What it burned, without its own callees.
     pub fuel: Fuel,
     /// What it took besides.
@@ -85,13 +86,20 @@ pub struct Share {
 impl Share {
     /// Adds to the cell's share if it has one: a list is as long as there are cells, not calls.
     pub(crate) fn add_to(self, shares: &mut Vec<Self>) {
-        match shares.iter_mut().find(|share| Arc::ptr_eq(&share.cell, &self.cell)) {
+        match shares.iter_mut().find(|share| share.cell.is(&self.cell)) {
             Some(share) => {
                 share.fuel = share.fuel.saturating_add(self.fuel);
                 share.taken.add(self.taken);
                 share.calls = share.calls.saturating_add(self.calls);
             }
             None => shares.push(self),
+        }
+    }
+
+    /// Takes so much of what was added for this cell out again.
+    pub(crate) fn give_back(&self, shares: &mut [Self], fuel: Fuel) {
+        if let Some(share) = shares.iter_mut().find(|share| share.cell.is(&self.cell)) {
+            share.fuel = share.fuel.saturating_sub(fuel);
         }
     }
 }

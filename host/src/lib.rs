@@ -13,6 +13,7 @@
 pub mod artefact;
 pub mod cell;
 pub mod cost;
+pub mod elsewhere;
 pub mod engine;
 pub mod error;
 pub mod gate;
@@ -37,6 +38,7 @@ mod wasi;
 
 pub use artefact::{ArtefactCache, Refused};
 pub use cell::{Cell, CellOptions, Isolation};
+pub use elsewhere::{Asking, Callee, RemoteCall, RemoteCell, RemoteReply};
 pub use engine::{Allocation, Module, Sandbox};
 pub use error::{CompileError, LoadError};
 pub use gate::{GateError, ModuleInfo, ModuleKind};

@@ -3,11 +3,10 @@
 use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 
 use cell_abi::{CellName, Status};
 
-use crate::cell::Cell;
+use crate::elsewhere::Callee;
 
 /// How serious a log record is; the numbers are those of the guest ABI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,7 +35,7 @@ impl LogLevel {
 }
 
 /// A cell that is looked for: it may have to be loaded first.
-pub type Resolving<'a> = Pin<Box<dyn Future<Output = Result<Arc<Cell>, Status>> + Send + 'a>>;
+pub type Resolving<'a> = Pin<Box<dyn Future<Output = Result<Callee, Status>> + Send + 'a>>;
 
 /// Implemented by the program that embeds the sandbox.
 ///

@@ -22,7 +22,7 @@ pub struct Taken {
 
 /// Parses the text of a `Cell.toml`.
 pub fn manifest(text: &str) -> Result<Taken, String> {
-    let Manifest { name, wasm, settings } =
+    let Manifest { name, wasm, settings, at: _ } =
         Manifest::parse(text).map_err(|error| format!("{error:#}"))?;
     let options = settings.options();
     let (call_ms_max, idle_s) = (settings.call_ms_max, settings.idle_s);

@@ -52,6 +52,16 @@ cell_abi::limits! {
     ///
     /// Changed in `Cell.toml`, 1 to this; 60 by default.
     pub(crate) const IDLE_S_MAX: u64 = 86_400;
+
+    /// Machines that `at` may name.
+    ///
+    /// The manifest is refused.
+    pub(crate) const MACHINES_MAX: usize = 8;
+
+    /// Longest name or address in `at`, in bytes.
+    ///
+    /// The manifest is refused.
+    pub(crate) const MACHINE_BYTES_MAX: usize = 512;
 }
 
 #[derive(Debug, Deserialize)]
@@ -82,6 +92,8 @@ struct Section {
     receipts: bool,
     #[serde(default)]
     peers: bool,
+    #[serde(default)]
+    at: Option<Vec<String>>,
 }
 
 fn default_wasm() -> String {
@@ -113,6 +125,9 @@ pub(crate) struct Manifest {
     /// File name of the module, beside the manifest.
     pub(crate) wasm: String,
     pub(crate) settings: Settings,
+    /// Machines that run it, and then there is no module here: names or KEY@HOST:PORT, or with
+    /// another name for it there, cell://MACHINE/CELL.
+    pub(crate) at: Vec<String>,
 }
 
 /// How a cell is run.
@@ -163,6 +178,10 @@ impl Manifest {
         let File { cell } = toml::from_str(text)?;
         let name =
             CellName::parse(&cell.name).with_context(|| format!("name = {:?}", cell.name))?;
+        let at = match &cell.at {
+            Some(at) => machines(text, at)?,
+            None => Vec::new(),
+        };
         if cell.wasm.contains('/') || cell.wasm.starts_with('.') || cell.wasm.is_empty() {
             bail!("wasm = {:?} must be a file name beside {FILE}", cell.wasm);
         }
@@ -190,8 +209,31 @@ impl Manifest {
             receipts: cell.receipts,
             peers: cell.peers,
         };
-        Ok(Self { name, wasm: cell.wasm, settings })
+        Ok(Self { name, wasm: cell.wasm, settings, at })
     }
+}
+
+/// The machines of a manifest that names some, which says nothing else: how the cell is run is their affair.
+fn machines(text: &str, at: &[String]) -> anyhow::Result<Vec<String>> {
+    let table: toml::Table = toml::from_str(text)?;
+    let keys = table.get("cell").and_then(toml::Value::as_table);
+    if let Some(key) =
+        keys.into_iter().flat_map(toml::Table::keys).find(|k| *k != "name" && *k != "at")
+    {
+        bail!("{key} has no meaning beside at: the machines that `at` names run the cell");
+    }
+    if at.is_empty() || at.len() > MACHINES_MAX {
+        bail!("at names {} machines, and it must be 1 to {MACHINES_MAX}", at.len());
+    }
+    for machine in at {
+        if machine.is_empty()
+            || machine.len() > MACHINE_BYTES_MAX
+            || machine.contains(char::is_control)
+        {
+            bail!("at = {machine:?} must be names of peers, or KEY@HOST:PORT");
+        }
+    }
+    Ok(at.to_vec())
 }
 
 fn within<T: TryFrom<u64>>(key: &str, value: u64, min: u64, max: u64) -> anyhow::Result<T> {
@@ -224,5 +266,15 @@ mod tests {
         refused("[cell]\nname = \"a\"\nmemory_mb_max = 4096", "between 1 and 64");
         refused("[cell]\nname = \"a\"\nisolation = \"none\"", "isolation");
         refused("[cell]\nname = \"a\"\nreceipts = true", "needs isolation = \"call\"");
+        let manifest = Manifest::parse("[cell]\nname = \"a\"\nat = [\"den\", \"attic\"]").unwrap();
+        assert_eq!(manifest.at, ["den", "attic"]);
+        refused("[cell]\nname = \"a\"\nat = []", "0 machines");
+        refused("[cell]\nname = \"a\"\nat = [\"\"]", "names of peers");
+        refused("[cell]\nname = \"a\"\nat = [\"a\\nb\"]", "names of peers");
+        refused("[cell]\nname = \"a\"\nat = [\"den\"]\npeers = true", "peers has no meaning");
+        let many = vec!["\"den\""; MACHINES_MAX + 1].join(", ");
+        refused(&format!("[cell]\nname = \"a\"\nat = [{many}]"), "9 machines");
+        let long = "d".repeat(MACHINE_BYTES_MAX + 1);
+        refused(&format!("[cell]\nname = \"a\"\nat = [\"{long}\"]"), "names of peers");
     }
 }

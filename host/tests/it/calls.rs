@@ -1,7 +1,7 @@
 //! How calls end, and cells that call cells.
 
 use cell_abi::{Reject, Status};
-use cell_host::CellOptions;
+use cell_host::{Callee, CellOptions};
 
 use crate::support::{ECHO, SPIN, World, call, deploy, wat};
 
@@ -86,12 +86,12 @@ async fn prints_become_log_lines() {
     assert_eq!(*world.lines.lock().unwrap(), ["Info one", "Info two"]);
 }
 
-const CALL: &str = r#"(import "cell_v1" "call" (func $call (param i32 i32 i32 i32 i32 i32 i32 i32 i64) (result i64)))
+pub(crate) const CALL: &str = r#"(import "cell_v1" "call" (func $call (param i32 i32 i32 i32 i32 i32 i32 i32 i64) (result i64)))
     (import "cell_v1" "call_reply" (func $reply (param i32 i32) (result i32)))
     (data (i32.const 0) "callee") (data (i32.const 16) "run")"#;
 
 /// Passes its request on and answers with the callee's status, then its reply.
-fn forward(fuel: i64) -> String {
+pub(crate) fn forward(fuel: i64) -> String {
     format!(
         r#"(local $result i64)
         (local.set $result (call $call (i32.const 0) (i32.const 6) (i32.const 16) (i32.const 3)
@@ -139,7 +139,7 @@ async fn the_bill_names_every_cell() {
     lease.begin(crate::support::spec(10_000_000, &stop), 2).await.unwrap();
     let outcome = lease.finish(0, false).await;
     let [share] = &outcome.callees[..] else { panic!("{outcome:?}") };
-    let callee = &share.cell;
+    let Callee::Here(callee) = &share.cell else { panic!("{share:?}") };
     assert_eq!(callee.name().as_str(), "callee");
     let (_, alone, _) = call(callee, b"hi", 10_000_000).await;
     assert_eq!((share.fuel.0, share.calls), (alone, 1));

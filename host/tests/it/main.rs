@@ -6,6 +6,7 @@
 )]
 
 mod calls;
+mod elsewhere;
 mod fuel;
 mod gate;
 mod jobs;

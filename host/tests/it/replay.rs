@@ -65,7 +65,7 @@ async fn recorded(cell: &Arc<Cell>, request: &[u8], fuel: u64) -> Vec<CallRecord
     }
 }
 
-async fn again(text: &str, record: &CallRecord) -> Replayed {
+pub(crate) async fn again(text: &str, record: &CallRecord) -> Replayed {
     let services = Arc::new(NoServices);
     let cell =
         Cell::new(&sandbox(), record.cell.clone(), module(text), options(), services).unwrap();
@@ -81,7 +81,7 @@ async fn again(text: &str, record: &CallRecord) -> Replayed {
 }
 
 #[track_caller]
-fn agree(record: &CallRecord, replayed: &Replayed) {
+pub(crate) fn agree(record: &CallRecord, replayed: &Replayed) {
     let hash = blake3::hash(&replayed.output);
     assert_eq!(record.flaw, None);
     assert!(!replayed.diverged);

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use cell_abi::{AccountId, CellName, Fuel, Status};
 use cell_host::{
-    Allocation, CallSpec, Cell, CellOptions, LogLevel, Module, Resolving, Sandbox, Services,
-    StopHandle, gate,
+    Allocation, CallSpec, Callee, Cell, CellOptions, LogLevel, Module, RemoteCell, Resolving,
+    Sandbox, Services, StopHandle, gate,
 };
 
 /// The one engine of this process.
@@ -52,7 +52,7 @@ pub(crate) fn module(text: &str) -> Module {
 /// Cells by name, and everything they logged.
 #[derive(Debug, Default)]
 pub(crate) struct World {
-    cells: Mutex<HashMap<String, Arc<Cell>>>,
+    cells: Mutex<HashMap<String, Callee>>,
     pub(crate) lines: Mutex<Vec<String>>,
 }
 
@@ -70,8 +70,15 @@ impl World {
         let services = Arc::clone(self) as Arc<dyn Services>;
         let parsed = CellName::parse(name).unwrap();
         let cell = Cell::new(&sandbox(), parsed, module(text), options, services).unwrap();
-        self.cells.lock().unwrap().insert(name.to_owned(), Arc::clone(&cell));
+        let callee = Callee::Here(Arc::clone(&cell));
+        self.cells.lock().unwrap().insert(name.to_owned(), callee);
         cell
+    }
+
+    /// Has another machine run a cell.
+    pub(crate) fn far(&self, cell: Arc<dyn RemoteCell>) {
+        let name = cell.name().as_str().to_owned();
+        self.cells.lock().unwrap().insert(name, Callee::Elsewhere(cell));
     }
 }
 

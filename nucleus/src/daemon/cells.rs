@@ -14,14 +14,12 @@ use cell_abi::CellName;
 use rustix::fs::OFlags;
 
 use super::control::{Answer, CellRow};
-use super::prepare::{Prepared, Work};
+use super::prepare::{Prepared, What, Work};
 use super::scan::{Scan, Seen};
 use super::state::States;
 use super::workers::Workers;
-use crate::compile::Compiled;
 use crate::home::Home;
-use crate::link::{CellStats, LoadCell, ModuleFacts, ToWorker};
-use crate::manifest::Settings;
+use crate::link::{CellStats, LoadCell, LoadElsewhere, ModuleFacts, ToWorker};
 
 /// A log larger than this is moved aside; one older log is kept.
 pub(super) const LOG_BYTES_MAX: u64 = 8 << 20;
@@ -42,7 +40,7 @@ pub(super) struct Cells {
 struct Known {
     seen: Seen,
     state: State,
-    /// The code and settings that are served, or are about to be.
+    /// What is served, or is about to be.
     code: Option<Code>,
     listener: Option<OwnedFd>,
     /// The worker that listens serves `code`.
@@ -61,9 +59,36 @@ struct Stats {
 
 #[derive(Clone)]
 struct Code {
-    compiled: Compiled,
-    settings: Settings,
+    what: What,
     generation: u64,
+}
+
+impl Code {
+    /// The hash of its module, if it has one.
+    fn hash(&self) -> Option<String> {
+        match &self.what {
+            What::Module(compiled, _) => Some(compiled.hash.to_string()),
+            What::Elsewhere(_) => None,
+        }
+    }
+
+    const fn is_elsewhere(&self) -> bool {
+        matches!(self.what, What::Elsewhere(_))
+    }
+
+    /// Whether other machines may call it.
+    const fn is_for_peers(&self) -> bool {
+        matches!(&self.what, What::Module(_, settings) if settings.peers)
+    }
+
+    /// Whether both run the same in the same way.
+    fn is_same(&self, what: &What) -> bool {
+        match (&self.what, what) {
+            (What::Module(a, with), What::Module(b, like)) => a.hash == b.hash && with == like,
+            (What::Elsewhere(a), What::Elsewhere(b)) => a == b,
+            _ => false,
+        }
+    }
 }
 
 enum State {
@@ -138,18 +163,23 @@ impl Cells {
                 tracing::warn!(cell = name, error = %format!("{error:#}"), "not deployed");
                 known.state = State::Failed(format!("{error:#}"));
             }
-            Ok((compiled, settings)) => {
+            Ok(what) => {
                 self.generation += 1;
-                let same = known.code.as_ref().is_some_and(|code| {
-                    code.compiled.hash == compiled.hash && code.settings == settings
-                });
-                if same && known.served {
+                if known.served && known.code.as_ref().is_some_and(|code| code.is_same(&what)) {
                     known.state = State::Live;
                     return;
                 }
+                let code = Code { what, generation: self.generation };
+                if known.code.as_ref().is_some_and(|old| old.is_elsewhere() != code.is_elsewhere())
+                {
+                    // The one has a socket, and the other has none.
+                    known.listener = None;
+                    let _ = fs::remove_file(self.home.cell_socket(&name));
+                    workers.send_all(&ToWorker::Drop { cell: name.clone() });
+                }
                 known.served = false;
                 known.state = State::Loading;
-                known.code = Some(Code { compiled, settings, generation: self.generation });
+                known.code = Some(code);
                 for (worker, listens) in workers.ready_ones() {
                     self.load(&name, worker, listens, workers);
                 }
@@ -240,17 +270,26 @@ impl Cells {
 
     /// Those that other machines may call, when it is known of each.
     pub(super) fn for_peers(&self) -> Option<BTreeSet<CellName>> {
-        let is_one = |known: &Known| known.code.as_ref().is_some_and(|code| code.settings.peers);
+        let is_one = |known: &Known| known.code.as_ref().is_some_and(Code::is_for_peers);
         let named = self.known.iter().filter(|(_, known)| is_one(known));
         self.are_settled()
             .then(|| named.filter_map(|(name, _)| CellName::parse(name).ok()).collect())
+    }
+
+    /// How the manifest of a cell that other machines run names this one of them.
+    pub(super) fn machine(&self, name: &str, generation: u64, at: usize) -> Option<&str> {
+        let code = self.known.get(name)?.code.as_ref().filter(|c| c.generation == generation)?;
+        match &code.what {
+            What::Elsewhere(machines) => machines.get(at).map(String::as_str),
+            What::Module(..) => None,
+        }
     }
 
     /// Whether other machines may call this cell.
     pub(super) fn serves_peers(&self, name: &str) -> Result<(), String> {
         match self.known.get(name).and_then(|known| known.code.as_ref()) {
             None => Err(format!("there is no cell `{name}` here")),
-            Some(code) if !code.settings.peers => {
+            Some(code) if !code.is_for_peers() => {
                 Err(format!("the cell `{name}` is not for other machines"))
             }
             Some(_) => Ok(()),
@@ -274,7 +313,7 @@ impl Cells {
             });
         };
         let hash = hash?;
-        let code = known.code.as_ref().map(|code| code.compiled.hash.to_string());
+        let code = known.code.as_ref().and_then(Code::hash);
         match &known.state {
             State::Live if code.as_deref() == Some(hash) => Some(Answer::Done),
             State::Failed(reason) => Some(Answer::Failed(reason.clone())),
@@ -335,19 +374,28 @@ impl Known {
         states: &States,
         send: impl FnOnce(&ToWorker, &[BorrowedFd<'_>]),
     ) -> anyhow::Result<()> {
-        let Some(code) = &self.code else { return Ok(()) };
+        let Some(Code { what, generation }) = &self.code else { return Ok(()) };
+        let (cell, generation) = (name.to_owned(), *generation);
+        let (compiled, settings) = match what {
+            What::Module(compiled, settings) => (compiled, settings),
+            What::Elsewhere(machines) => {
+                let machines = machines.clone();
+                send(&ToWorker::LoadElsewhere(LoadElsewhere { cell, generation, machines }), &[]);
+                return Ok(());
+            }
+        };
         let directory = home.cell(name);
         for part in ["data", "log"] {
             DirBuilder::new().mode(0o700).recursive(true).create(directory.join(part))?;
         }
-        let state_bytes_max = code.settings.options().state_bytes_max;
+        let state_bytes_max = settings.options().state_bytes_max;
         states.add(name, &directory.join("data"), state_bytes_max);
         let load = ToWorker::Load(Box::new(LoadCell {
-            cell: name.to_owned(),
-            generation: code.generation,
-            hash: code.compiled.hash.to_string(),
-            facts: ModuleFacts::of(&code.compiled.info),
-            settings: code.settings.clone(),
+            cell,
+            generation,
+            hash: compiled.hash.to_string(),
+            facts: ModuleFacts::of(&compiled.info),
+            settings: settings.clone(),
         }));
         if !listens {
             send(&load, &[]);
@@ -366,13 +414,16 @@ impl Known {
         let (state, reason) = match (&self.state, &stats.resting) {
             (State::Preparing | State::Loading, _) => ("loading", None),
             (State::Live, Some(reason)) => ("resting", Some(reason.clone())),
+            (State::Live, None) if self.code.as_ref().is_some_and(Code::is_elsewhere) => {
+                ("away", None)
+            }
             (State::Live, None) => ("live", None),
             (State::Failed(reason), _) => ("failed", Some(reason.clone())),
         };
         CellRow {
             cell: name.to_owned(),
             state: state.to_owned(),
-            hash: self.code.as_ref().map(|code| code.compiled.hash.to_string()),
+            hash: self.code.as_ref().and_then(Code::hash),
             reason,
             stats,
         }

@@ -103,7 +103,7 @@ pub(crate) struct WorkerRow {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct CellRow {
     pub(crate) cell: String,
-    /// `live`, `resting`, `loading`, `failed` or `stopped`.
+    /// `live`, `away` (other machines run it), `resting`, `loading`, `failed` or `stopped`.
     pub(crate) state: String,
     pub(crate) hash: Option<String>,
     /// Why it failed, or rests.

@@ -34,6 +34,16 @@ cell_abi::limits! {
         /// The gateway is ended, and another one starts.
         SEND_TIME_MAX: Duration;
     }
+    crate::daemon::reach {
+        /// How long reaching a cell on another machine may take.
+        ///
+        /// Calls of that cell go to the next machine that has it, or answer `Unreachable`.
+        REACH_TIME_MAX: Duration;
+        /// Cells on other machines that are being reached at once.
+        ///
+        /// One more is not reached; calls of it go to the next machine that has it, or answer `Unreachable`.
+        REACHED_AT_ONCE_MAX: usize;
+    }
     crate::daemon::jobs {
         /// Jobs of all other machines at once.
         ///

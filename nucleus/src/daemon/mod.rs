@@ -18,6 +18,7 @@ pub(crate) mod limits;
 mod metrics;
 mod own_log;
 mod prepare;
+mod reach;
 mod readiness;
 mod scan;
 mod state;
@@ -54,6 +55,7 @@ use gateway::Gateway;
 use holds::Holds;
 use jobs::Jobs;
 use prepare::Prepared;
+use reach::Reach;
 use readiness::Readiness;
 use scan::{Scan, Scanner};
 use state::States;
@@ -117,6 +119,7 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
     let gateway = Gateway::start(home, &config, &events)?;
     let announcer = Announcer::start(home, &config, gateway.as_ref().map(Gateway::listens))?;
     let donation = Donation::new(config.donate.clone(), events.clone());
+    let reach = Reach::new(home.clone(), events.clone());
     control::serve(listener, events)?;
     let (kept, rates) = (config.receipts.kept_mb_max << 20, config.prices.rates());
     let book = Book::new(home, kept, rates)?;
@@ -132,6 +135,7 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
         workers,
         gateway,
         announcer,
+        reach,
         donation,
         jobs: Jobs::new(home, &config),
         waiting: Vec::new(),
@@ -162,6 +166,8 @@ struct Nucleus {
     gateway: Option<Gateway>,
     /// Says that this machine is there, where the settings say so.
     announcer: Option<Announcer>,
+    /// Connects to other machines, for cells that they run.
+    reach: Reach,
     donation: Donation,
     jobs: Jobs,
     waiting: Vec<Waiting>,
@@ -288,6 +294,9 @@ impl Nucleus {
             FromWorker::NeedLog { cell } => self.cells.open_log(&cell, number, &mut self.workers),
             FromWorker::NeedArtefact { cell, generation, hash } => {
                 self.cells.make_artefact(number, cell, generation, hash)
+            }
+            FromWorker::Reach { cell, generation, machine } => {
+                self.reach(number, cell, generation, machine)
             }
             FromWorker::Foreign { cell } if listens => {
                 for connection in fds {

@@ -33,7 +33,15 @@ pub(super) enum Work {
 pub(crate) struct Prepared {
     pub(super) name: String,
     pub(super) seen: Seen,
-    pub(super) result: anyhow::Result<(Compiled, Settings)>,
+    pub(super) result: anyhow::Result<What>,
+}
+
+/// What a cell's directory has.
+#[derive(Clone)]
+pub(super) enum What {
+    Module(Compiled, Settings),
+    /// Other machines run it: how its manifest names them.
+    Elsewhere(Vec<String>),
 }
 
 /// Starts the threads; they live as long as the sender.
@@ -70,11 +78,11 @@ fn done(work: Work, artefacts: &Artefacts, home: &Home) -> Event {
         }
         Work::Artefact { worker, cell, generation, hash } => {
             // Somebody removed or changed it: it is made again from the module.
-            let made = prepare(artefacts, home, &cell).and_then(|(compiled, _)| {
-                if compiled.hash.to_string() != hash {
-                    bail!("the module was replaced");
+            let made = prepare(artefacts, home, &cell).and_then(|what| match what {
+                What::Module(compiled, _) if compiled.hash.to_string() == hash => {
+                    artefacts.find(&hash).context("the artefact vanished")
                 }
-                artefacts.find(&hash).context("the artefact vanished")
+                _ => bail!("the module was replaced"),
             });
             let error = made.as_ref().err().map(|error| format!("{error:#}"));
             let message = ToWorker::Artefact { cell, generation, error };
@@ -83,7 +91,7 @@ fn done(work: Work, artefacts: &Artefacts, home: &Home) -> Event {
     }
 }
 
-fn prepare(artefacts: &Artefacts, home: &Home, name: &str) -> anyhow::Result<(Compiled, Settings)> {
+fn prepare(artefacts: &Artefacts, home: &Home, name: &str) -> anyhow::Result<What> {
     let directory = &home.cell(name);
     CellName::parse(name).with_context(|| format!("directory name {name:?}"))?;
     let manifest = Manifest::read(directory)?;
@@ -93,6 +101,16 @@ fn prepare(artefacts: &Artefacts, home: &Home, name: &str) -> anyhow::Result<(Co
             manifest::FILE,
             manifest.name.as_str()
         );
+    }
+    if !manifest.at.is_empty() {
+        if directory.join(&manifest.wasm).exists() {
+            bail!(
+                "{} names machines that run the cell, and there is a {} here too; remove one of them",
+                manifest::FILE,
+                manifest.wasm
+            );
+        }
+        return Ok(What::Elsewhere(manifest.at));
     }
     let wasm = read_file(&directory.join(&manifest.wasm), gate::MODULE_BYTES_MAX as u64)?;
     let compiled = compile::compile(&artefacts.cache, &wasm, Payer::Home(home))?;
@@ -105,5 +123,5 @@ fn prepare(artefacts: &Artefacts, home: &Home, name: &str) -> anyhow::Result<(Co
             "the module starts with {pages} pages of 64 KiB, more than memory_mb_max = {memory_mb}"
         );
     }
-    Ok((compiled, manifest.settings))
+    Ok(What::Module(compiled, manifest.settings))
 }

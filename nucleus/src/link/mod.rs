@@ -167,6 +167,10 @@ pub(crate) enum ToWorker {
     Load(Box<LoadCell>),
     /// The code that `NeedArtefact` asked for. Descriptor: the artefact; without one, `error` says why.
     Artefact { cell: String, generation: u64, error: Option<String> },
+    /// Other machines answer the calls of this cell from now on.
+    LoadElsewhere(LoadElsewhere),
+    /// What `Reach` asked for. Descriptor: the socket of the cell there; without one, the message says why.
+    Reached(Reached),
     /// Stop serving this cell; calls in flight end in peace.
     Drop { cell: String },
     /// Write the log there from now on. Descriptor: the file.
@@ -203,6 +207,25 @@ pub(crate) struct LoadCell {
     /// The gate's findings, so that the worker need not see the wasm.
     pub(crate) facts: ModuleFacts,
     pub(crate) settings: crate::manifest::Settings,
+}
+
+/// A cell that other machines run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LoadElsewhere {
+    pub(crate) cell: String,
+    pub(crate) generation: u64,
+    /// Those machines, as the manifest calls them.
+    pub(crate) machines: Vec<String>,
+}
+
+/// How reaching a cell on another machine went.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Reached {
+    pub(crate) cell: String,
+    pub(crate) generation: u64,
+    /// Which of its machines.
+    pub(crate) machine: usize,
+    pub(crate) error: Option<String>,
 }
 
 /// What the gate found in a cell's module.
@@ -253,6 +276,8 @@ pub(crate) enum FromWorker {
     NeedLog { cell: String },
     /// A cell is called whose code is not loaded.
     NeedArtefact { cell: String, generation: u64, hash: String },
+    /// A cell is called that another machine runs, and there is no connection to it.
+    Reach { cell: String, generation: u64, machine: usize },
     /// A client of another user than this worker serves. Descriptor: the connection.
     Foreign { cell: String },
     /// This worker, which does not listen, has had no client for a while.

@@ -9,8 +9,9 @@ use cell_abi::frame::{Flags, Header, Kind};
 use cell_abi::{AccountId, Fuel, Status};
 use cell_host::{CallSpec, Lease, Outcome, StopHandle};
 
-use super::cells::{Cells, Entry, Serving};
+use super::cells::{Cells, Entry};
 use super::purse::{Meter, Reservation};
+use super::serving::Serving;
 
 /// Where the calls of one slot of a connection go, and who pays.
 #[derive(Debug)]

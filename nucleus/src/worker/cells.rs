@@ -6,22 +6,22 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use cell_abi::{CellHash, CellName, Interface, Status};
-use cell_host::{Cell, Lease, LogLevel, ModuleInfo, Resolving, Sandbox, Services, Share};
-use tokio::sync::Notify;
+use cell_abi::{CellName, Status};
+use cell_host::{Callee, LogLevel, Resolving, Sandbox, Services, Share};
+use tokio::runtime::Handle;
 
-use super::call::Route;
+use super::elsewhere::{Elsewhere, Remote};
 use super::event_loop::Load;
 use super::log::Log;
 use super::rates::Rates;
+use super::serving::Serving;
 use super::state::{RemoteState, States};
 use super::times::Times;
-use crate::link::{Cause, CellStats, FromWorker, Link, LoadCell, Totals};
-use crate::manifest::Settings;
+use crate::link::{Cause, CellStats, FromWorker, Link, LoadCell, LoadElsewhere, Reached, Totals};
 
 /// Characters of a cell's last error that `cell ps` shows.
 pub(super) const LAST_ERROR_CHARS_MAX: usize = 150;
@@ -44,6 +44,7 @@ pub(super) struct Cells {
     rates: cell_host::Rates,
     link: Arc<Link>,
     states: States,
+    runtime: Handle,
     entries: RwLock<HashMap<CellName, Arc<Entry>>>,
     /// Code whose artefact is on its way, by cell and generation.
     asked: Mutex<HashMap<(String, u64), Asked>>,
@@ -51,6 +52,23 @@ pub(super) struct Cells {
     awake: Mutex<HashMap<CellName, Arc<Entry>>>,
     /// What was last reported of all cells together.
     totals: Mutex<Totals>,
+}
+
+/// What answers the calls of a name.
+#[derive(Debug, Clone)]
+pub(super) enum Current {
+    Code(Arc<Serving>),
+    /// Other machines do.
+    Elsewhere(Arc<Elsewhere>),
+}
+
+impl Current {
+    fn is_asleep(&self) -> bool {
+        match self {
+            Self::Code(serving) => serving.is_asleep(),
+            Self::Elsewhere(elsewhere) => elsewhere.is_asleep(),
+        }
+    }
 }
 
 /// Code that waits for its artefact.
@@ -64,7 +82,7 @@ struct Asked {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) name: CellName,
-    current: RwLock<Option<Arc<Serving>>>,
+    current: RwLock<Option<Current>>,
     log: Mutex<Log>,
     state: Arc<RemoteState>,
     /// Old and new code share one state while old calls end.
@@ -80,45 +98,20 @@ pub(super) struct Entry {
     reported: Mutex<CellStats>,
 }
 
-/// One generation of a cell's code and settings.
-#[derive(Debug)]
-pub(super) struct Serving {
-    pub(super) interface: Interface,
-    pub(super) has_json: bool,
-    pub(super) call_time_max: Duration,
-    /// Its calls are recorded.
-    pub(super) receipts: bool,
-    name: CellName,
-    hash: CellHash,
-    generation: u64,
-    memory_pages: u64,
-    data_bytes: u64,
-    settings: Settings,
-    code: Mutex<Code>,
-    changed: Notify,
-    retired: AtomicBool,
-}
-
-#[derive(Debug)]
-enum Code {
-    Asleep,
-    Asked,
-    /// Loaded, and since when nothing uses it, if that was seen.
-    Loaded(Arc<Cell>, Option<Instant>),
-}
-
 impl Cells {
     pub(super) fn new(
         sandbox: Arc<Sandbox>,
         rates: cell_host::Rates,
         link: Arc<Link>,
         states: States,
+        runtime: Handle,
     ) -> Self {
         Self {
             sandbox,
             rates,
             link,
             states,
+            runtime,
             entries: RwLock::default(),
             asked: Mutex::default(),
             awake: Mutex::default(),
@@ -130,31 +123,37 @@ impl Cells {
     /// is new.
     pub(super) fn load(&self, load: &LoadCell) -> anyhow::Result<(Arc<Entry>, bool)> {
         let name = CellName::parse(&load.cell)?;
-        let serving = Serving {
-            interface: Interface::parse(load.facts.interface.as_bytes())?,
-            has_json: load.facts.has_json,
-            call_time_max: Duration::from_millis(load.settings.call_ms_max),
-            receipts: load.settings.receipts,
-            name: name.clone(),
-            hash: CellHash::parse(&load.hash)?,
-            generation: load.generation,
-            memory_pages: load.facts.memory_pages,
-            data_bytes: load.facts.data_bytes,
-            settings: load.settings.clone(),
-            code: Mutex::new(Code::Asleep),
-            changed: Notify::new(),
-            retired: AtomicBool::new(false),
-        };
-        let mut entries = write(&self.entries);
-        let is_new = !entries.contains_key(&name);
-        let entry = Arc::clone(
-            entries
-                .entry(name.clone())
-                .or_insert_with(|| Arc::new(Entry::new(name, Arc::clone(&self.states)))),
-        );
-        drop(entries);
-        entry.serve(Some(Arc::new(serving)));
+        let serving = Serving::new(name.clone(), load)?;
+        let is_new = self.entry(&name).is_none();
+        let entry = self.entry_of(name);
+        entry.serve(Some(Current::Code(Arc::new(serving))));
         Ok((entry, is_new))
+    }
+
+    /// From now on other machines answer the calls of a name.
+    pub(super) fn load_elsewhere(&self, load: &LoadElsewhere) -> anyhow::Result<()> {
+        let name = CellName::parse(&load.cell)?;
+        let (link, runtime) = (Arc::clone(&self.link), self.runtime.clone());
+        let elsewhere = Elsewhere::new(name.clone(), load, link, runtime);
+        let entry = self.entry_of(name);
+        entry.serve(Some(Current::Elsewhere(Arc::new(elsewhere))));
+        Ok(())
+    }
+
+    /// Takes the socket of a cell on another machine, or why there is none.
+    pub(super) fn reached(&self, reached: &Reached, socket: Option<OwnedFd>) {
+        let entry = CellName::parse(&reached.cell).ok().and_then(|name| self.entry(&name));
+        if let Some(Current::Elsewhere(elsewhere)) = entry.and_then(|entry| entry.current()) {
+            let why = || reached.error.clone().unwrap_or_else(|| "no socket came".into());
+            elsewhere.reached(reached.generation, reached.machine, socket.ok_or_else(why));
+        }
+    }
+
+    /// The entry of a name, which may be new.
+    fn entry_of(&self, name: CellName) -> Arc<Entry> {
+        let mut entries = write(&self.entries);
+        let make = || Arc::new(Entry::new(name.clone(), Arc::clone(&self.states)));
+        Arc::clone(entries.entry(name.clone()).or_insert_with(make))
     }
 
     /// Takes the artefact of code that is called, or why there is none.
@@ -167,46 +166,19 @@ impl Cells {
         let asked = lock(&self.asked).remove(&(cell.to_owned(), generation));
         let Some(Asked { entry, serving }) = asked else { return };
         let loaded = artefact.and_then(|artefact| {
-            self.make(&entry, &serving, artefact).map_err(|error| format!("{error:#}"))
+            let mut options = serving.options();
+            options.rates = self.rates;
+            options.state = Arc::clone(&entry.state) as _;
+            options.state_turn = Arc::clone(&entry.state_turn);
+            let services = Arc::clone(self) as Arc<dyn Services>;
+            let made = serving.make(&self.sandbox, options, services, artefact);
+            made.map_err(|error| format!("{error:#}"))
         });
-        let mut code = lock(&serving.code);
-        *code = match loaded {
-            Ok(cell) => {
-                if serving.retired.load(Relaxed) {
-                    cell.retire();
-                }
-                Code::Loaded(cell, None)
-            }
-            Err(error) => {
-                entry.last_error(&error);
-                // The next call asks again.
-                Code::Asleep
-            }
-        };
-        drop(code);
-        serving.changed.notify_waiters();
+        if let Err(error) = &loaded {
+            entry.last_error(error);
+        }
+        serving.take(loaded.ok());
         self.wake(&entry);
-    }
-
-    fn make(
-        self: &Arc<Self>,
-        entry: &Entry,
-        serving: &Serving,
-        artefact: OwnedFd,
-    ) -> anyhow::Result<Arc<Cell>> {
-        let info = ModuleInfo::of_cell(
-            serving.interface.clone(),
-            serving.has_json,
-            serving.memory_pages,
-            serving.data_bytes,
-        );
-        let module = self.sandbox.load(artefact.into(), info, serving.hash)?;
-        let mut options = serving.settings.options();
-        options.rates = self.rates;
-        options.state = Arc::clone(&entry.state) as _;
-        options.state_turn = Arc::clone(&entry.state_turn);
-        let services = Arc::clone(self) as Arc<dyn Services>;
-        Ok(Cell::new(&self.sandbox, serving.name.clone(), module, options, services)?)
     }
 
     /// Stops serving a name; its calls in flight end in peace.
@@ -229,8 +201,10 @@ impl Cells {
     pub(super) fn stop_idle(&self) {
         let awake: Vec<_> = lock(&self.awake).values().cloned().collect();
         for entry in awake {
-            if let Some(serving) = entry.serving() {
-                serving.stop_idle();
+            match entry.current() {
+                Some(Current::Code(serving)) => serving.stop_idle(),
+                Some(Current::Elsewhere(elsewhere)) => elsewhere.stop_idle(),
+                None => {}
             }
         }
     }
@@ -239,7 +213,7 @@ impl Cells {
     pub(super) fn report(&self, load: &Load) -> io::Result<()> {
         let mut changed = Vec::new();
         lock(&self.awake).retain(|_, entry| {
-            let asleep = entry.serving().is_none_or(|serving| serving.is_asleep());
+            let asleep = entry.current().is_none_or(|current| current.is_asleep());
             let stats = entry.stats();
             let mut reported = lock(&entry.reported);
             if *reported != stats {
@@ -284,7 +258,7 @@ impl Cells {
         lock(&self.awake).entry(entry.name.clone()).or_insert_with(|| Arc::clone(entry));
     }
 
-    fn ask(&self, serving: &Arc<Serving>) -> Result<(), (Status, Vec<u8>)> {
+    pub(super) fn ask(&self, serving: &Arc<Serving>) -> Result<(), (Status, Vec<u8>)> {
         let entry = self.entry(&serving.name).ok_or((Status::Gone, Vec::new()))?;
         let cell = serving.name.as_str().to_owned();
         let generation = serving.generation;
@@ -302,8 +276,15 @@ impl Services for Cells {
     fn resolve<'a>(&'a self, name: &'a CellName) -> Resolving<'a> {
         Box::pin(async move {
             let entry = self.entry(name).ok_or(Status::UnknownCell)?;
-            let serving = entry.serving().ok_or(Status::Gone)?;
-            serving.cell(self).await.map_err(|(status, _)| status)
+            match entry.current().ok_or(Status::Gone)? {
+                Current::Code(serving) => {
+                    serving.cell(self).await.map(Callee::Here).map_err(|(status, _)| status)
+                }
+                Current::Elsewhere(elsewhere) => {
+                    self.wake(&entry);
+                    Ok(Callee::Elsewhere(Arc::new(Remote { entry, elsewhere })))
+                }
+            }
         })
     }
 
@@ -359,9 +340,17 @@ impl Entry {
         }
     }
 
-    /// The code that serves now; `None` once the cell is gone.
-    pub(super) fn serving(&self) -> Option<Arc<Serving>> {
+    /// What answers now; `None` once the cell is gone.
+    fn current(&self) -> Option<Current> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The code that serves now; `None` once the cell is gone, or while other machines run it.
+    pub(super) fn serving(&self) -> Option<Arc<Serving>> {
+        match &*self.current.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(Current::Code(serving)) => Some(Arc::clone(serving)),
+            _ => None,
+        }
     }
 
     /// Counts a call that ended.
@@ -387,14 +376,24 @@ impl Entry {
         self.times.record(started, ended);
     }
 
+    /// Notes a call that another machine did not answer.
+    pub(super) fn failed_elsewhere(&self, status: Status, message: &[u8]) {
+        self.failed.fetch_add(1, Relaxed);
+        if let Some(cause) = Cause::of(status) {
+            *lock(&self.failures).entry(cause).or_default() += 1;
+        }
+        self.last_error(&format!("{}: {}", status.describe(), String::from_utf8_lossy(message)));
+    }
+
     fn last_error(&self, text: &str) {
         *lock(&self.last_error) = Some(shortened(text));
     }
 
-    fn serve(&self, serving: Option<Arc<Serving>>) {
-        let old = std::mem::replace(&mut *write(&self.current), serving);
-        if let Some(old) = old {
-            old.retire();
+    fn serve(&self, current: Option<Current>) {
+        match std::mem::replace(&mut *write(&self.current), current) {
+            Some(Current::Code(old)) => old.retire(),
+            Some(Current::Elsewhere(old)) => old.retire(),
+            None => {}
         }
     }
 
@@ -427,95 +426,12 @@ impl Entry {
     }
 }
 
-impl Serving {
-    /// Takes an instance of the code; asks the nucleus for the code if need be.
-    pub(super) async fn checkout(
-        self: &Arc<Self>,
-        route: &Route,
-    ) -> Result<Lease, (Status, Vec<u8>)> {
-        self.cell(&route.cells).await?.checkout(route.caller).await
-    }
-
-    async fn cell(self: &Arc<Self>, cells: &Cells) -> Result<Arc<Cell>, (Status, Vec<u8>)> {
-        if let Code::Loaded(cell, unused) = &mut *lock(&self.code) {
-            *unused = None;
-            return Ok(Arc::clone(cell));
-        }
-        // Seldom, so that what waiting takes is not a part of every call.
-        Box::pin(self.load(cells)).await
-    }
-
-    async fn load(self: &Arc<Self>, cells: &Cells) -> Result<Arc<Cell>, (Status, Vec<u8>)> {
-        let mut waited = false;
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            // Registered before the look, so that no change is missed in between.
-            changed.as_mut().enable();
-            {
-                let mut code = lock(&self.code);
-                match &mut *code {
-                    Code::Loaded(cell, unused) => {
-                        *unused = None;
-                        return Ok(Arc::clone(cell));
-                    }
-                    Code::Asleep if waited => {
-                        let reason = "its code could not be loaded; see `cell ps`";
-                        return Err((Status::HostFault, reason.into()));
-                    }
-                    Code::Asleep => {
-                        cells.ask(self)?;
-                        *code = Code::Asked;
-                    }
-                    Code::Asked => {}
-                }
-            }
-            waited = true;
-            changed.await;
-        }
-    }
-
-    fn loaded(&self) -> Option<Arc<Cell>> {
-        match &*lock(&self.code) {
-            Code::Loaded(cell, _) => Some(Arc::clone(cell)),
-            Code::Asleep | Code::Asked => None,
-        }
-    }
-
-    fn is_asleep(&self) -> bool {
-        matches!(&*lock(&self.code), Code::Asleep)
-    }
-
-    fn retire(&self) {
-        self.retired.store(true, Relaxed);
-        if let Some(cell) = self.loaded() {
-            cell.retire();
-        }
-    }
-
-    fn stop_idle(&self) {
-        let idle = Duration::from_secs(self.settings.idle_s);
-        let mut code = lock(&self.code);
-        let Code::Loaded(cell, unused) = &mut *code else { return };
-        cell.stop_idle(idle);
-        // Nobody else has it, so nobody can begin to use it while the lock is held.
-        if Arc::strong_count(cell) > 1 || cell.resting().is_some() {
-            *unused = None;
-            return;
-        }
-        let now = Instant::now();
-        if now.saturating_duration_since(*unused.get_or_insert(now)) >= idle {
-            *code = Code::Asleep;
-        }
-    }
-}
-
 /// Short and plain, so that the rows of a report fit their packet.
 fn shortened(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(LAST_ERROR_CHARS_MAX).collect()
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

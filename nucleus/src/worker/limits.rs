@@ -19,6 +19,12 @@ cell_abi::limits! {
         /// They are ended; what they burned is not charged.
         DRAIN_TIME_MAX: Duration;
     }
+    crate::worker::elsewhere::choice {
+        /// How long a machine rests at most that failed to answer calls of cells here.
+        ///
+        /// Calls go to the other machines that have the cell, or answer `Unreachable`.
+        REST_MAX: Duration;
+    }
     crate::worker::event_loop {
         /// Connections of all clients together.
         ///

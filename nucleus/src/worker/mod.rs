@@ -8,6 +8,7 @@ mod call;
 mod cells;
 mod clock;
 mod connection;
+mod elsewhere;
 mod event_loop;
 pub(crate) mod limits;
 mod log;
@@ -15,6 +16,7 @@ mod purse;
 mod rates;
 mod room;
 mod run_queue;
+mod serving;
 mod slots;
 mod state;
 mod times;
@@ -76,6 +78,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
         bail!("the nucleus did not say whom to serve");
     };
     let states = fds.into_iter().next().context("the stream for cells' state did not come")?;
+    // Once in a process a runtime makes a pair of sockets, which the walls do not let it.
+    drop(tokio::runtime::Builder::new_current_thread().enable_all().build()?);
     // Before the first byte of a guest is read, and before there is a second thread.
     let walls = walls::raise(&walls::Role::Worker, &resources(start.memory_bytes_max));
     let (worker, loops) = start_threads(&start, Arc::new(link), StateStream::from_fd(states))?;
@@ -107,11 +111,12 @@ fn start_threads(
         Allocation::Pooled { instances_max: INSTANCES_MAX, memory_bytes_max: MEMORY_BYTES_MAX };
     let sandbox = Arc::new(Sandbox::new(pooled)?);
     sandbox.set_memory_bytes_max(start.memory_bytes_max);
-    // WASI's timers need a runtime; its one thread only keeps time.
+    // WASI's timers need a runtime, and so do connections to other machines; its one thread does no more.
     let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build()?;
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let rates = Rates(start.rates);
-    let cells = Cells::new(sandbox, rates, Arc::clone(&link), Arc::new(Mutex::new(states)));
+    let (states, timer) = (Arc::new(Mutex::new(states)), runtime.handle().clone());
+    let cells = Cells::new(sandbox, rates, Arc::clone(&link), states, timer);
     let payer = AccountId::parse(&start.payer)?;
     let worker = Arc::new(Worker {
         cells: Arc::new(cells),
@@ -189,6 +194,12 @@ fn handle(
                 loops.serve(entry, connection);
             }
         }
+        ToWorker::LoadElsewhere(load) => {
+            let (cell, generation) = (load.cell.clone(), load.generation);
+            let error = worker.cells.load_elsewhere(&load).err().map(|error| format!("{error:#}"));
+            worker.link.send(&FromWorker::Loaded { cell, generation, error }, &[])?;
+        }
+        ToWorker::Reached(reached) => worker.cells.reached(&reached, fds.next()),
         ToWorker::Granted { uid, amount } => worker.purses.grant(uid, amount),
         ToWorker::Start(_) | ToWorker::Shutdown => {
             bail!("the nucleus sent a message out of turn")

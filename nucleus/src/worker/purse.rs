@@ -341,7 +341,7 @@ impl Reservation {
         for share in &outcome.callees {
             let burned = share.fuel.0.min(rest);
             rest -= burned;
-            if share.cell.options().receipts {
+            if share.cell.is_recorded() {
                 continue;
             }
             let meter = self.purse.meter(share.cell.name());

@@ -10,7 +10,7 @@ use cell_abi::limits::{FRAME_PAYLOAD_BYTES_MAX, MESSAGE_BYTES_MAX};
 use cell_abi::{AccountId, CellName, Fuel, Reject, Status};
 use cell_host::limits::LOG_LINE_BYTES_MAX;
 use cell_host::{
-    Allocation, CallSpec, Cell, CellOptions, LogLevel, Module, Outcome, Resolving, Sandbox,
+    Allocation, CallSpec, Callee, Cell, CellOptions, LogLevel, Module, Outcome, Resolving, Sandbox,
     Services, StopHandle,
 };
 
@@ -86,7 +86,7 @@ impl World {
 impl Services for World {
     fn resolve<'a>(&'a self, name: &'a CellName) -> Resolving<'a> {
         let cell = self.cells().get(name.as_str()).cloned();
-        Box::pin(std::future::ready(cell.ok_or(Status::UnknownCell)))
+        Box::pin(std::future::ready(cell.map(Callee::Here).ok_or(Status::UnknownCell)))
     }
 
     fn log(&self, _cell: &CellName, _level: LogLevel, line: &[u8]) {

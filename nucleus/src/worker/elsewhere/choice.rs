@@ -1,0 +1,203 @@
+//! Which of several machines gets the next call: the one that is expected to answer it soonest, for its
+//! price.
+//!
+//! How a machine is reached is not known here.
+
+use std::time::{Duration, Instant};
+
+/// What one more answer weighs against all before it.
+const WEIGHT: f64 = 0.2;
+/// A machine that nobody asked for so long is thought to answer twice as fast as it last did, so that one
+/// that was slow once is asked again some time.
+const HALF_LIFE: Duration = Duration::from_secs(10);
+/// How long a machine rests that failed, and how long at most when it fails again and again.
+const REST_MIN: Duration = Duration::from_secs(1);
+pub(in crate::worker) const REST_MAX: Duration = Duration::from_secs(60);
+
+/// How one machine fared.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Record {
+    answered: Option<Answered>,
+    in_flight: u32,
+    /// In a row.
+    failures: u32,
+    rests_until: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Answered {
+    /// From request to reply, in seconds.
+    latency_s: f64,
+    /// In nano-ATP.
+    charge: f64,
+    last: Instant,
+}
+
+impl Record {
+    pub(super) const fn began(&mut self) {
+        self.in_flight = self.in_flight.saturating_add(1);
+    }
+
+    pub(super) const fn ended(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+    }
+
+    /// It answered, be it with a no of the cell's.
+    pub(super) fn answered(&mut self, took: Duration, charge: u64, now: Instant) {
+        (self.failures, self.rests_until) = (0, None);
+        #[expect(clippy::cast_precision_loss, reason = "an average")]
+        let (took, charge) = (took.as_secs_f64(), charge as f64);
+        let mix = |old: f64, new: f64| old + (new - old) * WEIGHT;
+        let (latency_s, charge) = match self.answered {
+            Some(old) => (mix(old.latency_s, took), mix(old.charge, charge)),
+            None => (took, charge),
+        };
+        self.answered = Some(Answered { latency_s, charge, last: now });
+    }
+
+    /// It could not be reached, or went away, or does not serve: it rests for a while.
+    pub(super) fn failed(&mut self, now: Instant) {
+        let rest = REST_MIN.saturating_mul(1 << self.failures.min(10)).min(REST_MAX);
+        self.failures = self.failures.saturating_add(1);
+        self.rests_until = Some(now + rest);
+    }
+
+    /// How long it still rests.
+    pub(super) fn rest(&self, now: Instant) -> Option<Duration> {
+        self.rests_until?.checked_duration_since(now).filter(|left| !left.is_zero())
+    }
+
+    /// What a call that it gets now is expected to take, in seconds, and what such a call costs.
+    fn expected(&self, now: Instant) -> Option<(f64, f64)> {
+        let Answered { latency_s, charge, last } = self.answered?;
+        let unasked = now.saturating_duration_since(last).as_secs_f64();
+        let aged = latency_s * (-unasked / HALF_LIFE.as_secs_f64()).exp2();
+        Some((aged * f64::from(self.in_flight + 1), charge.max(1.0)))
+    }
+}
+
+/// The best of those that neither rest nor were tried: the least product of expected time and price. One
+/// that never answered is asked before any other, but by one call at a time where others are known.
+pub(super) fn choose(records: &[Record], tried: &[bool], now: Instant) -> Option<usize> {
+    let is_open = |(at, record): &(usize, &Record)| {
+        record.rest(now).is_none() && tried.get(*at) == Some(&false)
+    };
+    let known = || records.iter().filter_map(|record| record.expected(now));
+    let slowest = known().map(|(time, _)| time).fold(0.0, f64::max);
+    let cheapest = known().map(|(_, charge)| charge).fold(f64::INFINITY, f64::min);
+    let cost = |record: &Record| match record.expected(now) {
+        Some((time, charge)) => time * charge / cheapest,
+        None if record.in_flight == 0 => -1.0,
+        None => (slowest + 1.0) * f64::from(record.in_flight),
+    };
+    let open = records.iter().enumerate().filter(is_open);
+    open.map(|(at, record)| (at, cost(record))).min_by(|a, b| a.1.total_cmp(&b.1)).map(|(at, _)| at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// Records of machines that answered once, in so many ms and at such a price, and have calls in flight.
+    fn records(of: &[Option<(u64, u64, u32)>], now: Instant) -> Vec<Record> {
+        let record = |of: &Option<(u64, u64, u32)>| {
+            let mut record = Record::default();
+            if let Some((took, charge, in_flight)) = *of {
+                record.answered(ms(took), charge, now);
+                record.in_flight = in_flight;
+            }
+            record
+        };
+        of.iter().map(record).collect()
+    }
+
+    #[track_caller]
+    fn check(of: &[Option<(u64, u64, u32)>], expect: usize) {
+        let now = Instant::now();
+        let records = records(of, now);
+        assert_eq!(choose(&records, &vec![false; records.len()], now), Some(expect), "{of:?}");
+    }
+
+    #[test]
+    fn the_soonest_for_its_price_is_chosen() {
+        check(&[Some((10, 100, 0)), Some((5, 100, 0))], 1);
+        // One that is twice as far away gets a call when the near one has two.
+        check(&[Some((10, 100, 0)), Some((5, 100, 1))], 0);
+        check(&[Some((11, 100, 0)), Some((5, 100, 1))], 1);
+        // Twice as dear must be twice as fast.
+        check(&[Some((10, 100, 0)), Some((6, 200, 0))], 0);
+        check(&[Some((10, 100, 0)), Some((4, 200, 0))], 1);
+        // Who was never asked is.
+        check(&[Some((1, 1, 0)), None, None], 1);
+        check(&[None, None], 0);
+        // A call that cost nothing makes nobody infinitely dear.
+        check(&[Some((10, 0, 0)), Some((9, 1, 0))], 1);
+    }
+
+    #[test]
+    fn a_machine_that_never_answered_gets_one_call_at_a_time() {
+        let now = Instant::now();
+        let mut records = records(&[Some((10, 100, 0)), None, None], now);
+        let mut chosen = Vec::new();
+        for _ in 0..4 {
+            let at = choose(&records, &[false; 3], now).unwrap();
+            records[at].began();
+            chosen.push(at);
+        }
+        assert_eq!(chosen, [1, 2, 0, 0]);
+        // Where nothing is known of anybody, all get as many.
+        let mut records = vec![Record::default(), Record::default()];
+        for _ in 0..10 {
+            let at = choose(&records, &[false; 2], now).unwrap();
+            records[at].began();
+        }
+        assert_eq!((records[0].in_flight, records[1].in_flight), (5, 5));
+    }
+
+    #[test]
+    fn who_fails_rests_longer_and_longer() {
+        let now = Instant::now();
+        let mut records = records(&[Some((1, 100, 0)), Some((50, 100, 0))], now);
+        let choose = |records: &[Record], now| choose(records, &[false; 2], now);
+        let mut rests = Vec::new();
+        for _ in 0..9 {
+            records[0].failed(now);
+            assert_eq!(choose(&records, now), Some(1));
+            let rest = records[0].rest(now).unwrap();
+            assert_eq!(choose(&records, now + rest), Some(0));
+            rests.push(rest.as_secs());
+        }
+        assert_eq!(rests, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        records[1].failed(now);
+        assert_eq!(choose(&records, now), None, "both rest");
+        records[0].answered(ms(1), 100, now);
+        assert_eq!(records[0].rest(now), None);
+        records[0].failed(now);
+        assert_eq!(records[0].rest(now), Some(REST_MIN), "one success, and it starts over");
+    }
+
+    /// One that was slow once was never asked again, however fast it had become.
+    #[test]
+    fn who_was_slow_is_asked_again() {
+        let now = Instant::now();
+        let mut records = records(&[Some((10, 100, 0)), Some((100, 100, 0))], now);
+        for (s, expect) in [(1, 0), (30, 0), (34, 1)] {
+            let now = now + Duration::from_secs(s);
+            records[0].answered(ms(10), 100, now);
+            assert_eq!(choose(&records, &[false; 2], now), Some(expect), "after {s} s");
+        }
+    }
+
+    #[test]
+    fn who_was_tried_is_not_tried_again() {
+        let now = Instant::now();
+        let records = records(&[Some((1, 1, 0)), Some((2, 1, 0))], now);
+        assert_eq!(choose(&records, &[true, false], now), Some(1));
+        assert_eq!(choose(&records, &[true, true], now), None);
+        assert_eq!(choose(&[], &[], now), None);
+    }
+}
