@@ -145,6 +145,14 @@ impl Remote {
         Ok(Self { machine: Machine::parse(machine, peers)?, cell })
     }
 
+    /// A cell as a manifest's `at` has it: a machine where it has the same name, or `cell://MACHINE/CELL`.
+    pub(crate) fn of_manifest(named: &str, cell: &str, peers: &Peers) -> anyhow::Result<Self> {
+        if named.starts_with(SCHEME) {
+            return Self::parse(named, peers);
+        }
+        Ok(Self { machine: Machine::parse(named, peers)?, cell: CellName::parse(cell)? })
+    }
+
     /// Connects as this home: what comes back is a socket of that cell.
     pub(crate) fn connect(&self, home: &Home, timeout: Duration) -> anyhow::Result<UnixStream> {
         self.machine.connect(home, &Request::Cell(self.cell.clone()), timeout)
@@ -180,6 +188,10 @@ mod tests {
         ] {
             let error = format!("{:#}", Remote::parse(wrong, &peers).unwrap_err());
             assert!(error.contains(expect), "{wrong}: {error}");
+        }
+        for (named, cell) in [("den", "hello"), ("cell://den/hi", "hi")] {
+            let remote = Remote::of_manifest(named, "hello", &peers).unwrap();
+            assert_eq!((remote.machine.address.as_str(), remote.cell.as_str()), ("h:1", cell));
         }
         let text = toml::to_string(&peers).unwrap();
         assert_eq!(Peers::parse(&text).unwrap(), peers);

@@ -3,7 +3,7 @@
 use std::io::Read as _;
 use std::time::Duration;
 
-use cell_abi::{Fuel, NanoAtp, Status};
+use cell_abi::{CellName, Fuel, NanoAtp, Status};
 use cell_client::{CallOptions, Client, Config, Error};
 use clap::Args;
 use serde_json::{Value, json};
@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use super::output::escape;
 use super::{Exit, Failure, Global, Output};
 use crate::cli::daemon::{is_up, not_up};
+use crate::home::Home;
+use crate::manifest::Manifest;
 use crate::peers::{Peers, Remote, SCHEME};
 
 #[derive(Debug, Args)]
@@ -86,7 +88,10 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
         timeout: seconds(arguments.timeout)?,
     };
     let connected = match machine {
-        None => Client::connect(home.cell_socket(cell), cell),
+        None => match elsewhere(&home, cell) {
+            at if at.is_empty() => Client::connect(home.cell_socket(cell), cell),
+            at => first_of(&home, cell, &at, options.timeout)?,
+        },
         Some(machine) => {
             let remote = Remote::parse(&format!("{machine}/{cell}"), &Peers::read(&home)?)
                 .map_err(|error| Failure::new(Exit::Usage, format!("{error:#}")))?;
@@ -131,6 +136,38 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
             Err(Failure::new(exit, format!("{error}{hint}")).into())
         }
     }
+}
+
+/// The machines that run a cell whose manifest here names some.
+fn elsewhere(home: &Home, cell: &str) -> Vec<String> {
+    // What is wrong with a manifest the nucleus says.
+    CellName::parse(cell)
+        .ok()
+        .and_then(|name| Manifest::read(&home.cell(name.as_str())).ok())
+        .map(|manifest| manifest.at)
+        .unwrap_or_default()
+}
+
+/// Connects to the first of these machines that takes the connection.
+fn first_of(
+    home: &Home,
+    cell: &str,
+    at: &[String],
+    timeout: Duration,
+) -> anyhow::Result<Result<Client, Error>> {
+    let peers = Peers::read(home)?;
+    let mut why = None;
+    for named in at {
+        let reached = Remote::of_manifest(named, cell, &peers)
+            .and_then(|remote| Ok((remote.connect(home, timeout)?, remote.cell)));
+        match reached {
+            Ok((stream, cell)) => {
+                return Ok(Client::from_stream(stream, cell.as_str(), Config::default()));
+            }
+            Err(error) => why = Some(error),
+        }
+    }
+    Err(why.unwrap_or_else(|| anyhow::anyhow!("no machine is named")))
 }
 
 fn show(reply: &[u8], fuel: Fuel, raw: bool, output: &Output) -> anyhow::Result<()> {

@@ -19,6 +19,10 @@ pub(crate) struct DeployArguments {
     /// A directory with Cell.toml and its module, or a project that `cell build` has built.
     #[arg(default_value = ".")]
     directory: PathBuf,
+    /// Have other machines run it: names of peers, or KEY@HOST:PORT, with commas between. Cells here call it
+    /// as any other; instead of DIRECTORY say its name.
+    #[arg(long, value_name = "MACHINES", value_delimiter = ',')]
+    at: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -33,9 +37,42 @@ pub(crate) fn deploy(
     output: &Output,
 ) -> anyhow::Result<Exit> {
     let home = global.home()?;
+    if !arguments.at.is_empty() {
+        return deploy_elsewhere(&home, arguments, output);
+    }
     let source = deployable(&arguments.directory)?;
     let deployed = put(&home, &source, output)?;
     output.result(&deployed.json(), &deployed.text());
+    Ok(Exit::Done)
+}
+
+/// A cell that other machines run is a manifest that names them.
+fn deploy_elsewhere(
+    home: &Home,
+    arguments: &DeployArguments,
+    output: &Output,
+) -> anyhow::Result<Exit> {
+    let usage = |error: anyhow::Error| Failure::new(Exit::Usage, format!("{error:#}"));
+    let name = arguments.directory.to_str().map(CellName::parse);
+    let Some(Ok(name)) = name else {
+        let message = "with --at say the cell's name, such as: cell deploy worker --at den";
+        return Err(Failure::new(Exit::Usage, message).into());
+    };
+    let section = json!({ "cell": { "name": name.as_str(), "at": arguments.at } });
+    let text = toml::to_string(&section).context("write the manifest")?;
+    let manifest = Manifest::parse(&text).map_err(usage)?;
+    home.create()?;
+    let target = home.cell(name.as_str());
+    if target.join(&manifest.wasm).exists() {
+        bail!("`{name}` runs here; remove it first with `cell rm {name}`");
+    }
+    fs::create_dir_all(&target).with_context(|| format!("create {}", target.display()))?;
+    replace(&target.join(manifest::FILE), text.as_bytes())?;
+    let at = arguments.at.join(", ");
+    output.result(
+        &json!({ "cell": name.as_str(), "at": arguments.at }),
+        &format!("{name} is run by {at}; cells here call it, and so does `cell call`"),
+    );
     Ok(Exit::Done)
 }
 

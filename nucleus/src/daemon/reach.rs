@@ -9,12 +9,10 @@ use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::Duration;
 
-use cell_abi::CellName;
-
 use super::{Event, Nucleus};
 use crate::home::Home;
 use crate::link::{Reached, ToWorker};
-use crate::peers::{Machine, Peers, Remote, SCHEME};
+use crate::peers::{Peers, Remote};
 
 /// How long reaching a machine may take.
 pub(super) const REACH_TIME_MAX: Duration = Duration::from_secs(10);
@@ -72,11 +70,7 @@ impl Reach {
 
 fn reach(home: &Home, cell: &str, named: &str) -> anyhow::Result<OwnedFd> {
     let peers = Peers::read(home)?;
-    let remote = if named.starts_with(SCHEME) {
-        Remote::parse(named, &peers)?
-    } else {
-        Remote { machine: Machine::parse(named, &peers)?, cell: CellName::parse(cell)? }
-    };
+    let remote = Remote::of_manifest(named, cell, &peers)?;
     Ok(remote.connect(home, REACH_TIME_MAX)?.into())
 }
 

@@ -20,6 +20,7 @@ mod compiler;
 mod crash;
 mod dev;
 mod donate;
+mod elsewhere;
 mod ends;
 mod finding;
 mod frames;
