@@ -11,6 +11,7 @@ const CELL: u8 = 1;
 const JOB: u8 = 2;
 const CHANNEL: u8 = 3;
 const ESCROW: u8 = 4;
+const PAID: u8 = 8;
 const YES: u8 = 0;
 const NO: u8 = 1;
 
@@ -24,6 +25,9 @@ pub enum Request {
     Job,
     /// To pay by a channel; what follows is told there too. Byte 3.
     Channel,
+    /// The same as a cell's, for calls that this channel pays. Byte 8, then the channel's id of 32 bytes, then
+    /// the name.
+    PaidCell([u8; 32], CellName),
     /// To have the ledger set deposits of channels aside, and pay them out; the same. Byte 4.
     Escrow,
 }
@@ -36,17 +40,21 @@ impl Request {
             Self::Job => vec![JOB],
             Self::Channel => vec![CHANNEL],
             Self::Escrow => vec![ESCROW],
+            Self::PaidCell(channel, name) => {
+                [&[PAID], &channel[..], name.as_str().as_bytes()].concat()
+            }
         }
     }
 
     /// A request from its bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, PeerError> {
         match bytes.split_first() {
-            Some((&CELL, name)) => {
-                let name =
-                    std::str::from_utf8(name).ok().and_then(|name| CellName::parse(name).ok());
-                name.map(Self::Cell)
-                    .ok_or(PeerError::Unexpected("a request for what is no cell's name"))
+            Some((&CELL, name)) => cell(name).map(Self::Cell),
+            Some((&PAID, rest)) => {
+                let (channel, name) = rest
+                    .split_first_chunk::<32>()
+                    .ok_or(PeerError::Unexpected("a request whose channel is cut"))?;
+                Ok(Self::PaidCell(*channel, cell(name)?))
             }
             Some((&JOB, [])) => Ok(Self::Job),
             Some((&CHANNEL, [])) => Ok(Self::Channel),
@@ -54,6 +62,11 @@ impl Request {
             _ => Err(PeerError::Unexpected("a request of an unknown kind")),
         }
     }
+}
+
+fn cell(name: &[u8]) -> Result<CellName, PeerError> {
+    let name = std::str::from_utf8(name).ok().and_then(|name| CellName::parse(name).ok());
+    name.ok_or(PeerError::Unexpected("a request for what is no cell's name"))
 }
 
 /// The responder's answer: the content of its first record.

@@ -265,11 +265,14 @@ fn long_content_is_several_records() {
 #[test]
 fn requests_and_answers() {
     let name = cell_abi::CellName::parse("hello").unwrap();
+    let paid = Request::PaidCell([7; 32], name.clone());
     let request = Request::Cell(name);
-    for request in [request, Request::Job, Request::Channel, Request::Escrow] {
+    for request in [request, paid, Request::Job, Request::Channel, Request::Escrow] {
         assert_eq!(Request::decode(&request.encode()), Ok(request));
     }
-    for wrong in [&b""[..], b"\x02more", b"\x03 ", b"\x05", b"\x01", b"\x01../x", b"\x01\xff"] {
+    for wrong in
+        [&b""[..], b"\x02more", b"\x03 ", b"\x05", b"\x01", b"\x08short", b"\x01../x", b"\x01\xff"]
+    {
         assert!(Request::decode(wrong).is_err(), "{wrong:?}");
     }
     for answer in [Answer::Yes, Answer::No("no such cell".into()), Answer::No(String::new())] {

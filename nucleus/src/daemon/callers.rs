@@ -2,10 +2,12 @@
 
 use std::os::fd::OwnedFd;
 
+use cell_ledger::ContentHash;
 use cell_peer::{credentials, tunnel};
 
 use super::jobs::Kind;
 use super::{Nucleus, gateway};
+use crate::cli::channel::account_of;
 use crate::link::gateway::{FromGateway, Wanted};
 
 impl Nucleus {
@@ -48,15 +50,24 @@ impl Nucleus {
             // Its proof is the gateway's own, and its money is spent on this machine only.
             return Err("this machine does not call itself".into());
         }
-        let by_channel = wanted == Wanted::Job && self.jobs.has_channel(peer);
+        let may_be_paid_so = matches!(wanted, Wanted::Job | Wanted::PaidCell { .. });
+        let by_channel = may_be_paid_so && self.jobs.has_channel(peer);
         let can_pay = || self.holds.can_pay(peer) || by_channel;
         let is_known = gateway.trusts(peer, &wanted, can_pay)?;
-        if matches!(wanted, Wanted::Cell(_) | Wanted::Job) {
+        if matches!(wanted, Wanted::Cell(_) | Wanted::PaidCell { .. } | Wanted::Job) {
             self.donation.serves()?;
         }
         let connection = gateway::connection(fds)?;
-        let cell = match wanted {
-            Wanted::Cell(cell) => cell,
+        let (cell, payer) = match wanted {
+            Wanted::Cell(cell) => (cell, peer),
+            Wanted::PaidCell { channel, cell } => {
+                if !by_channel {
+                    return Err("that channel has no session here; open one first".into());
+                }
+                let channel = ContentHash::from_bytes(channel).to_string();
+                let account = account_of(&self.home, peer, &channel);
+                (cell, account.map_err(|error| format!("{error:#}"))?)
+            }
             Wanted::Job => {
                 if !self.donation.is_lent() {
                     gateway.serves_jobs()?;
@@ -74,9 +85,9 @@ impl Nucleus {
             }
         };
         self.cells.serves_peers(&cell)?;
-        match self.workers.connect_peer(peer, is_known, cell, connection) {
+        match self.workers.connect_peer(payer, is_known, cell, connection) {
             Ok(Ok(uid)) => {
-                self.holds.name_peer(uid, peer);
+                self.holds.name_peer(uid, payer);
                 Ok(is_known)
             }
             Ok(Err(why)) => Err(why.into()),

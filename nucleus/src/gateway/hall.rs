@@ -216,6 +216,9 @@ impl Hall {
                     (Ok(Opened::Data), Ok(Request::Cell(cell))) => {
                         Wanted::Cell(cell.as_str().to_owned())
                     }
+                    (Ok(Opened::Data), Ok(Request::PaidCell(channel, cell))) => {
+                        Wanted::PaidCell { channel, cell: cell.as_str().to_owned() }
+                    }
                     (Ok(Opened::Data), Ok(Request::Job)) => Wanted::Job,
                     (Ok(Opened::Data), Ok(Request::Channel)) => Wanted::Channel,
                     (Ok(Opened::Data), Ok(Request::Escrow)) => Wanted::Escrow,

@@ -35,6 +35,8 @@ pub(crate) enum FromGateway {
 pub(crate) enum Wanted {
     /// To call a cell.
     Cell(String),
+    /// The same, paid by the channel with this id.
+    PaidCell { channel: [u8; 32], cell: String },
     /// To have a job run.
     Job,
     /// To pay by a channel.

@@ -151,7 +151,7 @@ fn drain(worker: &Worker) -> anyhow::Result<()> {
     while worker.purses.are_busy() && Instant::now() < until {
         thread::sleep(Duration::from_millis(5));
     }
-    worker.purses.report()?;
+    worker.purses.report(false)?;
     Ok(())
 }
 
@@ -241,12 +241,14 @@ impl Reporter {
         let mut idle = 0_u32;
         for round in 1_u64.. {
             thread::sleep(REPORT_EVERY);
-            let mut sent = self.worker.purses.report();
+            // The owner has its programs and cells; another user of this process is its connections.
+            let has_callers = self.load.connections.load(Relaxed) > 0;
+            let mut sent = self.worker.purses.report(has_callers || !self.is_foreign);
             if round.is_multiple_of(12) {
                 sent = sent.and_then(|()| self.worker.cells.report(&self.load));
                 self.worker.cells.stop_idle();
             }
-            idle = if self.load.connections.load(Relaxed) == 0 { idle + 1 } else { 0 };
+            idle = if has_callers { 0 } else { idle + 1 };
             if self.is_foreign && idle.is_multiple_of(REPORTS_BEFORE_IDLE) && idle > 0 {
                 sent = sent.and_then(|()| self.worker.link.send(&FromWorker::Idle, &[]));
             }

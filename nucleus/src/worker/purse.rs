@@ -75,16 +75,17 @@ impl Purses {
         lock(&self.purses).values().any(|purse| lock(&purse.state).reserved > 0)
     }
 
-    /// Sends what was burned since the last report.
-    pub(super) fn report(&self) -> io::Result<()> {
+    /// Sends what was burned since the last report. Where nobody `may_call` any more, what is set aside goes
+    /// back at once.
+    pub(super) fn report(&self, may_call: bool) -> io::Result<()> {
         let purses: Vec<_> = lock(&self.purses).values().cloned().collect();
         for purse in purses {
-            self.report_one(&purse)?;
+            self.report_one(&purse, may_call)?;
         }
         Ok(())
     }
 
-    fn report_one(&self, purse: &Purse) -> io::Result<()> {
+    fn report_one(&self, purse: &Purse, may_call: bool) -> io::Result<()> {
         // The lock is held while sending, so that reports and requests arrive in the order of
         // what they say.
         let mut state = lock(&purse.state);
@@ -111,7 +112,8 @@ impl Purses {
             && state.reserved == 0
             && !state.asked
             // What one large call asked for is not kept from everything else the account pays for.
-            && (state.granted > AHEAD_MAX
+            && (!may_call
+                || state.granted > AHEAD_MAX
                 || state.last_call.is_none_or(|at| at.elapsed() > IDLE))
         {
             (state.granted, state.has_hold) = (0, false);

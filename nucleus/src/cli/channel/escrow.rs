@@ -18,7 +18,7 @@ use crate::link::Link;
 use crate::peers::Machine;
 
 /// The least deposit, in nano-ATP: what an entry in a ledger is worth, many times over.
-pub(super) const DEPOSIT_NANO_MIN: u64 = 1_000_000;
+pub(crate) const DEPOSIT_NANO_MIN: u64 = 1_000_000;
 /// How long a machine may be silent between two questions to a ledger, or a ledger before its answer.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(20);
 /// Questions in one session.

@@ -31,8 +31,9 @@ mod store;
 mod wire;
 
 use books::account;
+pub(crate) use escrow::DEPOSIT_NANO_MIN;
 pub(crate) use limits::LIMITS;
-pub(crate) use payer::{Money, Paying, Purse};
+pub(crate) use payer::{Money, Paying, Purse, Settled};
 
 /// How often a machine is asked that is busy, and how long after.
 const TRIES: u32 = 5;

@@ -17,12 +17,13 @@ use cell_channel::{
 use cell_ledger::{ContentHash, signed};
 use cell_peer::Request;
 use cell_peer::tunnel::now_s;
+use serde_json::json;
 
 use super::store::{Kept, Side, Store};
 use super::wire::{self, Opening, Shown, ToEscrow, ToPayee, ToPayer};
 use super::{escrow, hot_key};
 use crate::cli::output::escape;
-use crate::cli::{Exit, Failure};
+use crate::cli::{Exit, Failure, Output};
 use crate::home::{Home, random, replace_file};
 use crate::peers::{Machine, Peers};
 
@@ -289,7 +290,8 @@ impl Paying {
     pub(crate) fn end(
         self,
         is_right: impl FnOnce(NanoAtp) -> Result<(), String>,
-    ) -> anyhow::Result<Standing> {
+    ) -> anyhow::Result<Settled> {
+        let channel = self.channel;
         // It may have ended by itself.
         let _ = self.ask.try_send(());
         let (mut money, failed) =
@@ -298,7 +300,28 @@ impl Paying {
             None => money.settle(is_right),
             Some(error) => Err(error),
         };
-        settled.map_err(|error| money.books.give_up(error))
+        let settled = settled.map_err(|error| money.books.give_up(error));
+        Ok(Settled { channel, standing: settled.context("settle the channel")? })
+    }
+}
+
+/// A channel that was closed, and how it stands at its ledger.
+pub(crate) struct Settled {
+    channel: ContentHash,
+    standing: Standing,
+}
+
+impl Settled {
+    /// Says what was paid.
+    pub(crate) fn tell(&self, output: &Output) {
+        let Self { channel, standing } = self;
+        let (paid, deposit) = (NanoAtp(standing.paid_nano), NanoAtp(standing.deposit_nano));
+        let id = channel.short();
+        output.note(&format!("channel {id}: {paid} of {deposit} ATP were paid; the rest is back"));
+        if output.json() {
+            let line = json!({ "channel": channel.to_string(), "standing": standing });
+            output.machine_note(&line);
+        }
     }
 }
 

@@ -15,8 +15,9 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use super::job_ids;
-use super::paid::{self, Due, Pay, Settled};
+use super::paid::{self, Due, Pay};
 use super::wire::{self, End, Kind, RECEIPT_BYTES_MAX, RUNNING, SPEC_BYTES_MAX, Spec};
+use crate::cli::channel::Settled;
 use crate::cli::output::escape;
 use crate::cli::{Exit, Failure, Output, job_receipt};
 use crate::home::Home;

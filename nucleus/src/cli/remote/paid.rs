@@ -5,14 +5,13 @@
 
 use anyhow::Context as _;
 use cell_abi::NanoAtp;
-use cell_channel::{ChannelError, Standing};
+use cell_channel::ChannelError;
 use cell_host::price;
-use cell_ledger::ContentHash;
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::cli::channel::{Money, Paying, Purse};
-use crate::cli::{Exit, Failure, Output};
+use crate::cli::channel::{Money, Paying, Purse, Settled};
+use crate::cli::{Exit, Failure};
 use crate::home::Home;
 use crate::peers::Machine;
 
@@ -55,26 +54,6 @@ impl Pay {
     }
 }
 
-/// A channel that was closed, and how it stands at its ledger.
-pub(super) struct Settled {
-    channel: ContentHash,
-    standing: Standing,
-}
-
-impl Settled {
-    /// Says what was paid.
-    pub(super) fn tell(&self, output: &Output) {
-        let Self { channel, standing } = self;
-        let (paid, deposit) = (NanoAtp(standing.paid_nano), NanoAtp(standing.deposit_nano));
-        let id = channel.short();
-        output.note(&format!("channel {id}: {paid} of {deposit} ATP were paid; the rest is back"));
-        if output.json() {
-            let line = json!({ "channel": channel.to_string(), "standing": standing });
-            output.machine_note(&line);
-        }
-    }
-}
-
 /// What the bill of a channel has to be.
 pub(super) enum Due<'a> {
     /// The line was lost; what was done until then cannot be known here.
@@ -89,7 +68,6 @@ pub(super) enum Due<'a> {
 
 /// Closes the channel, if its bill is what is due.
 pub(super) fn settle(paying: Paying, due: &Due<'_>, wasm: &[u8]) -> anyhow::Result<Settled> {
-    let channel = paying.channel;
     let is_right = |charge: NanoAtp| match due {
         Due::Unknown => Ok(()),
         Due::Receipt(receipt) => {
@@ -111,8 +89,7 @@ pub(super) fn settle(paying: Paying, due: &Due<'_>, wasm: &[u8]) -> anyhow::Resu
         }
         Due::Nothing(why) => Err(why.clone()),
     };
-    let standing = paying.end(is_right).context("settle the channel")?;
-    Ok(Settled { channel, standing })
+    paying.end(is_right)
 }
 
 /// Whether a channel was not settled because what the machine signed or billed is wrong.

@@ -18,6 +18,7 @@ use crate::peers::{Namespaces, identity, key};
 use liar::Lines;
 
 mod by_hand;
+mod calls;
 mod cheats;
 mod liar;
 

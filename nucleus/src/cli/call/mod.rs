@@ -3,8 +3,8 @@
 use std::io::Read as _;
 use std::time::Duration;
 
-use cell_abi::{CellName, Fuel, NanoAtp, Status};
-use cell_client::{CallOptions, Client, Config, Error};
+use cell_abi::{Fuel, NanoAtp, Status};
+use cell_client::{CallOptions, Client, Error};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -12,8 +12,10 @@ use super::output::escape;
 use super::{Exit, Failure, Global, Output};
 use crate::cli::daemon::{is_up, not_up};
 use crate::home::Home;
-use crate::manifest::Manifest;
-use crate::peers::{Peers, Remote, SCHEME};
+use crate::peers::SCHEME;
+use line::Wanted;
+
+mod line;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -28,6 +30,10 @@ pub(crate) struct Arguments {
     raw: bool,
     #[command(flatten)]
     budget: Budget,
+    /// Pay a cell of another machine by a channel on a ledger that both accept: `here`, or a peer that
+    /// keeps it. Default: this home's account there pays.
+    #[arg(long, value_name = "LEDGER")]
+    pay_by: Option<String>,
     /// Give up after this many seconds.
     #[arg(long, default_value_t = 30.0, value_name = "SECONDS")]
     timeout: f64,
@@ -87,34 +93,64 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
         fuel: arguments.budget.fuel_or(NanoAtp(1_000_000_000)),
         timeout: seconds(arguments.timeout)?,
     };
-    let connected = match machine {
-        None => match elsewhere(&home, cell) {
-            at if at.is_empty() => Client::connect(home.cell_socket(cell), cell),
-            at => first_of(&home, cell, &at, options.timeout)?,
-        },
-        Some(machine) => {
-            let remote = Remote::parse(&format!("{machine}/{cell}"), &Peers::read(&home)?)
-                .map_err(|error| Failure::new(Exit::Usage, format!("{error:#}")))?;
-            let stream = remote.connect(&home, options.timeout)?;
-            Client::from_stream(stream, cell, Config::default())
-        }
-    };
-    let called = connected.and_then(|mut client| {
-        let slot = client.open_raw(receptor)?;
-        if arguments.raw {
-            let reply = client.call_raw(&slot, &request, options)?;
-            return Ok((reply.bytes().to_vec(), reply.fuel()));
-        }
-        let reply = client.call_json(&slot, &String::from_utf8_lossy(&request), options)?;
-        Ok((reply.text().as_bytes().to_vec(), reply.fuel()))
+    let limit = options.fuel;
+    let (pay_by, timeout) = (arguments.pay_by.as_deref(), options.timeout);
+    let wanted = Wanted { machine, cell, timeout, limit, pay_by };
+    let mut ended = None;
+    let called = wanted.connect(&home)?.and_then(|mut line| {
+        let called = ask(&mut line.client, receptor, &request, arguments.raw, options);
+        let cost = match &called {
+            Ok((_, fuel)) => Some(*fuel),
+            // The call may have gone on, and was charged then.
+            Err(Error::TimedOut | Error::Disconnected { .. }) => None,
+            Err(error) => Some(error.fuel()),
+        };
+        ended = Some(line.end(cost, limit));
+        called
     });
+    let shown = told(called, arguments.raw, &home, cell, output);
+    match ended.transpose() {
+        Ok(settled) => settled.flatten().iter().for_each(|settled| settled.tell(output)),
+        Err(error) => {
+            shown?;
+            return Err(error);
+        }
+    }
+    shown
+}
+
+/// Opens the receptor and calls it: the reply's bytes, and what they cost.
+fn ask(
+    client: &mut Client,
+    receptor: &str,
+    request: &[u8],
+    raw: bool,
+    options: CallOptions,
+) -> Result<(Vec<u8>, Fuel), Error> {
+    let slot = client.open_raw(receptor)?;
+    if raw {
+        let reply = client.call_raw(&slot, request, options)?;
+        return Ok((reply.bytes().to_vec(), reply.fuel()));
+    }
+    let reply = client.call_json(&slot, &String::from_utf8_lossy(request), options)?;
+    Ok((reply.text().as_bytes().to_vec(), reply.fuel()))
+}
+
+/// Shows the reply, or says what went wrong.
+fn told(
+    called: Result<(Vec<u8>, Fuel), Error>,
+    raw: bool,
+    home: &Home,
+    cell: &str,
+    output: &Output,
+) -> anyhow::Result<Exit> {
     match called {
         Ok((reply, fuel)) => {
-            show(&reply, fuel, arguments.raw, output)?;
+            show(&reply, fuel, raw, output)?;
             output.note(&bill(fuel));
             Ok(Exit::Done)
         }
-        Err(Error::Connect { .. }) if !is_up(&home) => Err(not_up(&home)),
+        Err(Error::Connect { .. }) if !is_up(home) => Err(not_up(home)),
         Err(Error::Connect { .. }) if !home.cell(cell).is_dir() => {
             let message = format!("there is no cell `{}`; `cell ps` lists them", escape(cell));
             Err(Failure::new(Exit::Failed, message).into())
@@ -136,38 +172,6 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
             Err(Failure::new(exit, format!("{error}{hint}")).into())
         }
     }
-}
-
-/// The machines that run a cell whose manifest here names some.
-fn elsewhere(home: &Home, cell: &str) -> Vec<String> {
-    // What is wrong with a manifest the nucleus says.
-    CellName::parse(cell)
-        .ok()
-        .and_then(|name| Manifest::read(&home.cell(name.as_str())).ok())
-        .map(|manifest| manifest.at)
-        .unwrap_or_default()
-}
-
-/// Connects to the first of these machines that takes the connection.
-fn first_of(
-    home: &Home,
-    cell: &str,
-    at: &[String],
-    timeout: Duration,
-) -> anyhow::Result<Result<Client, Error>> {
-    let peers = Peers::read(home)?;
-    let mut why = None;
-    for named in at {
-        let reached = Remote::of_manifest(named, cell, &peers)
-            .and_then(|remote| Ok((remote.connect(home, timeout)?, remote.cell)));
-        match reached {
-            Ok((stream, cell)) => {
-                return Ok(Client::from_stream(stream, cell.as_str(), Config::default()));
-            }
-            Err(error) => why = Some(error),
-        }
-    }
-    Err(why.unwrap_or_else(|| anyhow::anyhow!("no machine is named")))
 }
 
 fn show(reply: &[u8], fuel: Fuel, raw: bool, output: &Output) -> anyhow::Result<()> {
