@@ -99,7 +99,10 @@ fn a_cell_calls_a_cell_of_another_machine() {
     }
     // What the other machine said is on the tape.
     donor.nucleus.kill();
-    let verified = nucleus.cell(["verify", "--json"]).expect(0).json();
+    let listed = home.cell(["ledger", "receipts", "--cell", "frontend", "--json"]).expect(0).json();
+    let hash =
+        listed["receipts"][0]["hash"].as_str().unwrap_or_else(|| panic!("{listed}")).to_owned();
+    let verified = home.cell(["verify", &hash, "--json"]).expect(0).json();
     assert_eq!(verified["verified"], true, "{verified}");
 }
 
@@ -128,12 +131,24 @@ fn load_is_spread_and_who_fails_is_skipped() {
                 .collect::<Vec<(Status, String, u64)>>()
         })
     };
-    assert_eq!(rounds(100), []);
-    eventually("both have earned", || (earned(&a) > 0 && earned(&b) > 0).then_some(()));
-    let (calls, each) = (400, earned(&a) + earned(&b));
-    println!("of {calls} calls, {} % at one machine", earned(&a) * 100 / each);
-    // Nothing is lost between the two that run and the one that was never there.
-    assert_eq!(each % calls, 0);
+    let (mut client, slot) = open(&nucleus);
+    call(&mut client, &slot, PATIENCE).unwrap();
+    let price = eventually("one call is paid", || {
+        let paid = earned(&a) + earned(&b);
+        (paid > 0).then_some(paid)
+    });
+    // The first answers say little of machines that are as good as one another.
+    eventually("both have a part of the load", || {
+        let before = (earned(&a), earned(&b));
+        assert_eq!(rounds(100), []);
+        let calls = 400;
+        eventually("all are paid", || {
+            (earned(&a) + earned(&b) - before.0 - before.1 == calls * price).then_some(())
+        });
+        let part = (earned(&a) - before.0) / price;
+        println!("of {calls} calls, {part} at one machine");
+        (part >= calls / 5 && part <= calls * 4 / 5).then_some(())
+    });
     let Donor { nucleus: killed, address, key } = a;
     let first = killed.kill();
     let lost = rounds(50);

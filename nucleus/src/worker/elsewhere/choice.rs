@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 const WEIGHT: f64 = 0.2;
 /// A machine that nobody asked for so long is thought to answer twice as fast as it last did, so that one
 /// that was slow once is asked again some time.
-const HALF_LIFE: Duration = Duration::from_secs(10);
+const HALF_LIFE: Duration = Duration::from_secs(2);
+/// So many answers until it is known how long a machine takes, which is the least of them: the first ones wait
+/// for code to be loaded.
+const ANSWERS_TO_KNOW: u32 = 3;
 /// How long a machine rests that failed, and how long at most when it fails again and again.
 const REST_MIN: Duration = Duration::from_secs(1);
 pub(in crate::worker) const REST_MAX: Duration = Duration::from_secs(60);
@@ -31,6 +34,8 @@ struct Answered {
     /// In nano-ATP.
     charge: f64,
     last: Instant,
+    /// How many there were.
+    count: u32,
 }
 
 impl Record {
@@ -49,14 +54,22 @@ impl Record {
         let (took, charge) = (took.as_secs_f64(), charge as f64);
         let mix = |old: f64, new: f64| old + (new - old) * WEIGHT;
         let (latency_s, charge) = match self.answered {
-            Some(old) => (mix(old.latency_s, took), mix(old.charge, charge)),
+            Some(old) if old.count >= ANSWERS_TO_KNOW => {
+                (mix(old.latency_s, took), mix(old.charge, charge))
+            }
+            Some(old) => (old.latency_s.min(took), charge),
             None => (took, charge),
         };
-        self.answered = Some(Answered { latency_s, charge, last: now });
+        let count = self.answered.map_or(0, |old| old.count).saturating_add(1);
+        self.answered = Some(Answered { latency_s, charge, last: now, count });
     }
 
-    /// It could not be reached, or went away, or does not serve: it rests for a while.
+    /// It could not be reached, or went away, or does not serve: it rests for a while. What failed along with it,
+    /// and is heard of while it rests, counts as one failure.
     pub(super) fn failed(&mut self, now: Instant) {
+        if self.rest(now).is_some() {
+            return;
+        }
         let rest = REST_MIN.saturating_mul(1 << self.failures.min(10)).min(REST_MAX);
         self.failures = self.failures.saturating_add(1);
         self.rests_until = Some(now + rest);
@@ -69,7 +82,8 @@ impl Record {
 
     /// What a call that it gets now is expected to take, in seconds, and what such a call costs.
     fn expected(&self, now: Instant) -> Option<(f64, f64)> {
-        let Answered { latency_s, charge, last } = self.answered?;
+        let known = self.answered.filter(|answered| answered.count >= ANSWERS_TO_KNOW);
+        let Answered { latency_s, charge, last, .. } = known?;
         let unasked = now.saturating_duration_since(last).as_secs_f64();
         let aged = latency_s * (-unasked / HALF_LIFE.as_secs_f64()).exp2();
         Some((aged * f64::from(self.in_flight + 1), charge.max(1.0)))
@@ -77,7 +91,7 @@ impl Record {
 }
 
 /// The best of those that neither rest nor were tried: the least product of expected time and price. One
-/// that never answered is asked before any other, but by one call at a time where others are known.
+/// that is not known yet is asked before any other, but by one call at a time where others are known.
 pub(super) fn choose(records: &[Record], tried: &[bool], now: Instant) -> Option<usize> {
     let is_open = |(at, record): &(usize, &Record)| {
         record.rest(now).is_none() && tried.get(*at) == Some(&false)
@@ -102,12 +116,12 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// Records of machines that answered once, in so many ms and at such a price, and have calls in flight.
+    /// Records of machines that are known, answer in so many ms and at such a price, and have calls in flight.
     fn records(of: &[Option<(u64, u64, u32)>], now: Instant) -> Vec<Record> {
         let record = |of: &Option<(u64, u64, u32)>| {
             let mut record = Record::default();
             if let Some((took, charge, in_flight)) = *of {
-                record.answered(ms(took), charge, now);
+                (0..ANSWERS_TO_KNOW).for_each(|_| record.answered(ms(took), charge, now));
                 record.in_flight = in_flight;
             }
             record
@@ -163,15 +177,18 @@ mod tests {
         let now = Instant::now();
         let mut records = records(&[Some((1, 100, 0)), Some((50, 100, 0))], now);
         let choose = |records: &[Record], now| choose(records, &[false; 2], now);
-        let mut rests = Vec::new();
+        let (mut rests, mut now) = (Vec::new(), now);
         for _ in 0..9 {
-            records[0].failed(now);
+            // Several calls were under way.
+            (0..5).for_each(|_| records[0].failed(now));
             assert_eq!(choose(&records, now), Some(1));
             let rest = records[0].rest(now).unwrap();
-            assert_eq!(choose(&records, now + rest), Some(0));
+            now += rest;
+            assert_eq!(choose(&records, now), Some(0));
             rests.push(rest.as_secs());
         }
         assert_eq!(rests, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        records[0].failed(now);
         records[1].failed(now);
         assert_eq!(choose(&records, now), None, "both rest");
         records[0].answered(ms(1), 100, now);
@@ -185,11 +202,26 @@ mod tests {
     fn who_was_slow_is_asked_again() {
         let now = Instant::now();
         let mut records = records(&[Some((10, 100, 0)), Some((100, 100, 0))], now);
-        for (s, expect) in [(1, 0), (30, 0), (34, 1)] {
-            let now = now + Duration::from_secs(s);
+        for (ms_later, expect) in [(1000, 0), (6500, 0), (6800, 1)] {
+            let now = now + ms(ms_later);
             records[0].answered(ms(10), 100, now);
-            assert_eq!(choose(&records, &[false; 2], now), Some(expect), "after {s} s");
+            assert_eq!(choose(&records, &[false; 2], now), Some(expect), "after {ms_later} ms");
         }
+    }
+
+    /// A first answer that had to wait for a process and its code kept a machine out for a minute.
+    #[test]
+    fn a_cold_start_says_nothing() {
+        let now = Instant::now();
+        let mut records = records(&[Some((1, 100, 0)), None], now);
+        for took in [500, 20] {
+            assert_eq!(choose(&records, &[false; 2], now), Some(1), "it is not known yet");
+            records[1].answered(ms(took), 100, now);
+        }
+        records[1].answered(Duration::from_micros(900), 100, now);
+        assert_eq!(choose(&records, &[false; 2], now), Some(1), "it is, and is faster");
+        records[1].began();
+        assert_eq!(choose(&records, &[false; 2], now), Some(0));
     }
 
     #[test]
