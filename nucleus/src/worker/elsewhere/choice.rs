@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 /// What one more answer weighs against all before it.
 const WEIGHT: f64 = 0.2;
-/// A machine that nobody asked for so long is thought to answer twice as fast as it last did, so that one
-/// that was slow once is asked again some time.
-const HALF_LIFE: Duration = Duration::from_secs(2);
+/// What is left of what a machine is thought to take with each call that goes to another one, so that one that
+/// was slow once is asked again some time: one ten times as slow as another gets one call in a hundred.
+const PASSED_OVER: f64 = 0.98;
 /// So many answers until it is known how long a machine takes, which is the least of them: the first ones wait
 /// for code to be loaded.
 const ANSWERS_TO_KNOW: u32 = 3;
@@ -33,9 +33,10 @@ struct Answered {
     latency_s: f64,
     /// In nano-ATP.
     charge: f64,
-    last: Instant,
     /// How many there were.
     count: u32,
+    /// Calls that went to others since the last.
+    passed_over: u32,
 }
 
 impl Record {
@@ -48,7 +49,7 @@ impl Record {
     }
 
     /// It answered, be it with a no of the cell's.
-    pub(super) fn answered(&mut self, took: Duration, charge: u64, now: Instant) {
+    pub(super) fn answered(&mut self, took: Duration, charge: u64) {
         (self.failures, self.rests_until) = (0, None);
         #[expect(clippy::cast_precision_loss, reason = "an average")]
         let (took, charge) = (took.as_secs_f64(), charge as f64);
@@ -61,7 +62,7 @@ impl Record {
             None => (took, charge),
         };
         let count = self.answered.map_or(0, |old| old.count).saturating_add(1);
-        self.answered = Some(Answered { latency_s, charge, last: now, count });
+        self.answered = Some(Answered { latency_s, charge, count, passed_over: 0 });
     }
 
     /// It could not be reached, or went away, or does not serve: it rests for a while. What failed along with it,
@@ -81,25 +82,36 @@ impl Record {
     }
 
     /// What a call that it gets now is expected to take, in seconds, and what such a call costs.
-    fn expected(&self, now: Instant) -> Option<(f64, f64)> {
+    fn expected(&self) -> Option<(f64, f64)> {
         let known = self.answered.filter(|answered| answered.count >= ANSWERS_TO_KNOW);
-        let Answered { latency_s, charge, last, .. } = known?;
-        let unasked = now.saturating_duration_since(last).as_secs_f64();
-        let aged = latency_s * (-unasked / HALF_LIFE.as_secs_f64()).exp2();
+        let Answered { latency_s, charge, passed_over, .. } = known?;
+        let aged = latency_s * PASSED_OVER.powf(passed_over.into());
         Some((aged * f64::from(self.in_flight + 1), charge.max(1.0)))
     }
 }
 
 /// The best of those that neither rest nor were tried: the least product of expected time and price. One
 /// that is not known yet is asked before any other, but by one call at a time where others are known.
-pub(super) fn choose(records: &[Record], tried: &[bool], now: Instant) -> Option<usize> {
+pub(super) fn choose(records: &mut [Record], tried: &[bool], now: Instant) -> Option<usize> {
+    let chosen = best(records, tried, now);
+    for (at, record) in records.iter_mut().enumerate() {
+        if Some(at) != chosen
+            && let Some(answered) = &mut record.answered
+        {
+            answered.passed_over = answered.passed_over.saturating_add(1);
+        }
+    }
+    chosen
+}
+
+fn best(records: &[Record], tried: &[bool], now: Instant) -> Option<usize> {
     let is_open = |(at, record): &(usize, &Record)| {
         record.rest(now).is_none() && tried.get(*at) == Some(&false)
     };
-    let known = || records.iter().filter_map(|record| record.expected(now));
+    let known = || records.iter().filter_map(|record| record.expected());
     let slowest = known().map(|(time, _)| time).fold(0.0, f64::max);
     let cheapest = known().map(|(_, charge)| charge).fold(f64::INFINITY, f64::min);
-    let cost = |record: &Record| match record.expected(now) {
+    let cost = |record: &Record| match record.expected() {
         Some((time, charge)) => time * charge / cheapest,
         None if record.in_flight == 0 => -1.0,
         None => (slowest + 1.0) * f64::from(record.in_flight),
@@ -117,11 +129,11 @@ mod tests {
     }
 
     /// Records of machines that are known, answer in so many ms and at such a price, and have calls in flight.
-    fn records(of: &[Option<(u64, u64, u32)>], now: Instant) -> Vec<Record> {
+    fn records(of: &[Option<(u64, u64, u32)>]) -> Vec<Record> {
         let record = |of: &Option<(u64, u64, u32)>| {
             let mut record = Record::default();
             if let Some((took, charge, in_flight)) = *of {
-                (0..ANSWERS_TO_KNOW).for_each(|_| record.answered(ms(took), charge, now));
+                (0..ANSWERS_TO_KNOW).for_each(|_| record.answered(ms(took), charge));
                 record.in_flight = in_flight;
             }
             record
@@ -132,8 +144,9 @@ mod tests {
     #[track_caller]
     fn check(of: &[Option<(u64, u64, u32)>], expect: usize) {
         let now = Instant::now();
-        let records = records(of, now);
-        assert_eq!(choose(&records, &vec![false; records.len()], now), Some(expect), "{of:?}");
+        let mut records = records(of);
+        let tried = vec![false; of.len()];
+        assert_eq!(choose(&mut records, &tried, now), Some(expect), "{of:?}");
     }
 
     #[test]
@@ -155,10 +168,10 @@ mod tests {
     #[test]
     fn a_machine_that_never_answered_gets_one_call_at_a_time() {
         let now = Instant::now();
-        let mut records = records(&[Some((10, 100, 0)), None, None], now);
+        let mut records = records(&[Some((10, 100, 0)), None, None]);
         let mut chosen = Vec::new();
         for _ in 0..4 {
-            let at = choose(&records, &[false; 3], now).unwrap();
+            let at = choose(&mut records, &[false; 3], now).unwrap();
             records[at].began();
             chosen.push(at);
         }
@@ -166,7 +179,7 @@ mod tests {
         // Where nothing is known of anybody, all get as many.
         let mut records = vec![Record::default(), Record::default()];
         for _ in 0..10 {
-            let at = choose(&records, &[false; 2], now).unwrap();
+            let at = choose(&mut records, &[false; 2], now).unwrap();
             records[at].began();
         }
         assert_eq!((records[0].in_flight, records[1].in_flight), (5, 5));
@@ -175,61 +188,72 @@ mod tests {
     #[test]
     fn who_fails_rests_longer_and_longer() {
         let now = Instant::now();
-        let mut records = records(&[Some((1, 100, 0)), Some((50, 100, 0))], now);
-        let choose = |records: &[Record], now| choose(records, &[false; 2], now);
+        let mut records = records(&[Some((1, 100, 0)), Some((50, 100, 0))]);
+        let choose = |records: &mut [Record], now| choose(records, &[false; 2], now);
         let (mut rests, mut now) = (Vec::new(), now);
         for _ in 0..9 {
             // Several calls were under way.
             (0..5).for_each(|_| records[0].failed(now));
-            assert_eq!(choose(&records, now), Some(1));
+            assert_eq!(choose(&mut records, now), Some(1));
             let rest = records[0].rest(now).unwrap();
             now += rest;
-            assert_eq!(choose(&records, now), Some(0));
+            assert_eq!(choose(&mut records, now), Some(0));
             rests.push(rest.as_secs());
         }
         assert_eq!(rests, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
         records[0].failed(now);
         records[1].failed(now);
-        assert_eq!(choose(&records, now), None, "both rest");
-        records[0].answered(ms(1), 100, now);
+        assert_eq!(choose(&mut records, now), None, "both rest");
+        records[0].answered(ms(1), 100);
         assert_eq!(records[0].rest(now), None);
         records[0].failed(now);
         assert_eq!(records[0].rest(now), Some(REST_MIN), "one success, and it starts over");
     }
 
-    /// One that was slow once was never asked again, however fast it had become.
+    /// One that was slow once was never asked again, however fast it had become; and of two that are as good,
+    /// one got all calls.
     #[test]
-    fn who_was_slow_is_asked_again() {
-        let now = Instant::now();
-        let mut records = records(&[Some((10, 100, 0)), Some((100, 100, 0))], now);
-        for (ms_later, expect) in [(1000, 0), (6500, 0), (6800, 1)] {
-            let now = now + ms(ms_later);
-            records[0].answered(ms(10), 100, now);
-            assert_eq!(choose(&records, &[false; 2], now), Some(expect), "after {ms_later} ms");
+    fn who_was_passed_over_is_asked_again() {
+        #[track_caller]
+        fn check(slower: u64, calls: u32, expect: std::ops::Range<u32>) {
+            let now = Instant::now();
+            let mut records = records(&[Some((10, 100, 0)), Some((slower, 100, 0))]);
+            let took = [ms(10), ms(slower)];
+            let mut asked = 0;
+            for _ in 0..calls {
+                let at = choose(&mut records, &[false; 2], now).unwrap();
+                records[at].answered(took[at], 100);
+                asked += u32::try_from(at).unwrap();
+            }
+            assert!(expect.contains(&asked), "{slower} ms: {asked} of {calls}");
         }
+        check(10, 1000, 450..551);
+        check(20, 1000, 20..40);
+        check(100, 1000, 7..11);
+        check(10_000, 1000, 1..4);
     }
 
     /// A first answer that had to wait for a process and its code kept a machine out for a minute.
     #[test]
     fn a_cold_start_says_nothing() {
         let now = Instant::now();
-        let mut records = records(&[Some((1, 100, 0)), None], now);
+        let mut records = records(&[Some((1, 100, 0)), None]);
         for took in [500, 20] {
-            assert_eq!(choose(&records, &[false; 2], now), Some(1), "it is not known yet");
-            records[1].answered(ms(took), 100, now);
+            assert_eq!(choose(&mut records, &[false; 2], now), Some(1), "it is not known yet");
+            records[1].answered(ms(took), 100);
         }
-        records[1].answered(Duration::from_micros(900), 100, now);
-        assert_eq!(choose(&records, &[false; 2], now), Some(1), "it is, and is faster");
+        records[1].answered(Duration::from_micros(900), 100);
+        assert_eq!(choose(&mut records, &[false; 2], now), Some(1), "it is, and is faster");
         records[1].began();
-        assert_eq!(choose(&records, &[false; 2], now), Some(0));
+        assert_eq!(choose(&mut records, &[false; 2], now), Some(0));
     }
 
     #[test]
     fn who_was_tried_is_not_tried_again() {
         let now = Instant::now();
-        let records = records(&[Some((1, 1, 0)), Some((2, 1, 0))], now);
-        assert_eq!(choose(&records, &[true, false], now), Some(1));
-        assert_eq!(choose(&records, &[true, true], now), None);
-        assert_eq!(choose(&[], &[], now), None);
+        let mut records = records(&[Some((1, 1, 0)), Some((2, 1, 0))]);
+        assert_eq!(choose(&mut records, &[true, false], now), Some(1));
+        assert_eq!(choose(&mut records, &[true, true], now), None);
+        assert_eq!(choose(&mut [], &[], now), None);
     }
 }

@@ -150,7 +150,7 @@ impl Elsewhere {
         let mut tried = vec![false; self.machines.len()];
         let mut refused = None;
         loop {
-            let chosen = choose(&lock(&self.records), &tried, Instant::now());
+            let chosen = choose(&mut lock(&self.records), &tried, Instant::now());
             let Some((at, machine)) = chosen.and_then(|at| Some((at, self.machines.get(at)?)))
             else {
                 return refused.unwrap_or_else(|| self.nobody());
@@ -351,8 +351,7 @@ impl<'a> Flight<'a> {
     }
 
     fn answered(&self, began: Instant, fuel: Fuel) {
-        let now = Instant::now();
-        self.note(|record| record.answered(now - began, fuel.0, now));
+        self.note(|record| record.answered(began.elapsed(), fuel.0));
     }
 
     fn failed(&self) {
