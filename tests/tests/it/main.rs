@@ -42,5 +42,6 @@ mod running;
 mod schema;
 mod shared;
 mod top;
+mod uploads;
 mod users;
 mod walls;
