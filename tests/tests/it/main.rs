@@ -13,6 +13,7 @@
 )]
 
 mod audit;
+mod bandwidth;
 mod boundaries;
 mod channels;
 mod cli;
