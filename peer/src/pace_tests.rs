@@ -125,7 +125,7 @@ fn paced(pace: &Arc<Pace>) -> (UnixStream, UnixStream) {
 }
 
 /// Has this many bytes go over, and says how long that took.
-fn carry(from: &mut UnixStream, to: &mut UnixStream, bytes: usize) -> Duration {
+fn carry(from: &UnixStream, to: &mut UnixStream, bytes: usize) -> Duration {
     let (start, mut from) = (Instant::now(), from.try_clone().unwrap());
     let sending = thread::spawn(move || from.write_all(&vec![7; bytes]).unwrap());
     to.read_exact(&mut vec![0; bytes]).unwrap();
@@ -146,17 +146,17 @@ fn a_session_keeps_its_pace() {
     const RATE: u64 = 1 << 20;
     let pace = Arc::<Pace>::default();
     let (mut ours, mut theirs) = paced(&pace);
-    carry(&mut ours, &mut theirs, 1 << 20);
+    carry(&ours, &mut theirs, 1 << 20);
     // It holds for a session that is open.
     pace.set(NonZeroU64::new(RATE));
     let bytes = 1 << 19;
-    let times = [carry(&mut ours, &mut theirs, bytes), carry(&mut theirs, &mut ours, bytes)];
+    let times = [carry(&ours, &mut theirs, bytes), carry(&theirs, &mut ours, bytes)];
     println!("{bytes} bytes at {RATE} a second: {times:?}");
     for time in times {
         assert!(time >= least(bytes, RATE, 1), "{time:?}");
     }
     pace.set(None);
-    carry(&mut ours, &mut theirs, 8 << 20);
+    carry(&ours, &mut theirs, 8 << 20);
 }
 
 #[test]
@@ -167,8 +167,8 @@ fn sessions_share_a_pace() {
     let (start, bytes) = (Instant::now(), 1 << 18);
     let all: Vec<_> = (0..3)
         .map(|_| {
-            let (mut ours, mut theirs) = paced(&pace);
-            thread::spawn(move || carry(&mut ours, &mut theirs, bytes))
+            let (ours, mut theirs) = paced(&pace);
+            thread::spawn(move || carry(&ours, &mut theirs, bytes))
         })
         .collect();
     for session in all {
@@ -185,7 +185,7 @@ fn others_are_not_slowed() {
     let pace = Arc::<Pace>::default();
     // Ten minutes for what is to go.
     pace.set(NonZeroU64::new(1024));
-    let (slow, mut theirs) = paced(&pace);
+    let (slow, theirs) = paced(&pace);
     let (mut sender, is_over) = (slow.try_clone().unwrap(), Arc::<AtomicBool>::default());
     let over = Arc::clone(&is_over);
     let mut reader = theirs.try_clone().unwrap();
@@ -196,9 +196,9 @@ fn others_are_not_slowed() {
         over.store(true, Relaxed);
     });
     let mut back = slow.try_clone().unwrap();
-    carry(&mut theirs, &mut back, 1000);
-    let (mut ours, mut others) = paced(&Arc::default());
-    carry(&mut ours, &mut others, 8 << 20);
+    carry(&theirs, &mut back, 1000);
+    let (ours, mut others) = paced(&Arc::default());
+    carry(&ours, &mut others, 8 << 20);
     assert!(!is_over.load(Relaxed), "what is slow goes on");
     for socket in [slow, theirs] {
         socket.shutdown(std::net::Shutdown::Both).unwrap();

@@ -54,11 +54,11 @@ struct Line {
 }
 
 impl Line {
-    fn new(to: &str, cuts: &[usize]) -> Self {
+    fn new(to: &str, cuts: Vec<usize>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (carried, to) = (Arc::<AtomicU64>::default(), to.to_owned());
-        let (all, mut cuts) = (Arc::clone(&carried), cuts.to_vec().into_iter());
+        let (all, mut cuts) = (Arc::clone(&carried), cuts.into_iter());
         // It ends with the test's process.
         thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
@@ -119,7 +119,7 @@ fn a_cut_upload_goes_on() {
     let module = two.place.path().join("long.wasm");
     let wasm = long_module(1, 12 * MIB);
     fs::write(&module, &wasm).unwrap();
-    let line = Line::new(&two.donor.address, &[7 * MIB, 3 * MIB]);
+    let line = Line::new(&two.donor.address, vec![7 * MIB, 3 * MIB]);
     let on = format!("{}@{}", two.donor.key, line.address);
     let bill = two.place.path().join("bill.json");
     let (module, bill) = (module.to_str().unwrap(), bill.to_str().unwrap());
@@ -286,7 +286,7 @@ fn who_is_gone_is_dialled_a_few_times() {
     let module = two.place.path().join("long.wasm");
     fs::write(&module, long_module(4, 8 * MIB)).unwrap();
     // The handshake comes through, and little more.
-    let line = Line::new(&two.donor.address, &[20_000; 6]);
+    let line = Line::new(&two.donor.address, vec![20_000; 6]);
     let on = format!("{}@{}", two.donor.key, line.address);
     let ran = two.home.cell_with_input(["run", "--on", &on, module.to_str().unwrap()], b"");
     assert!(ran.expect(125).stderr.contains("dialling again (6 of 6)"), "{}", ran.stderr);

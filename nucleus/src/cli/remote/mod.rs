@@ -42,8 +42,8 @@ pub(crate) struct Elsewhere {
     /// commas are asked in turn, and `any` is every peer with an address, the best first.
     #[arg(long, value_name = "MACHINES", conflicts_with_all = ["dir", "quote"])]
     on: Option<String>,
-    /// With `--on any`, ask machines as well that say at this place that they run jobs: a file, or
-    /// http://HOST/PATH, with their signed records.
+    /// With `--on any`, ask machines as well that say at this place that they run jobs: a file,
+    /// https://HOST/PATH or http://HOST/PATH, with their signed records.
     #[arg(long, value_name = "PLACE", requires = "on")]
     from: Vec<String>,
     /// Have so many machines run it at once, and compare what they say.
