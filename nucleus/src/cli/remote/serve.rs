@@ -144,18 +144,7 @@ fn serve(
     let modules = Modules::open(home, lent.disk_mb_max)?;
     let (wasm, is_new) = match modules.find(hash) {
         Some(wasm) => (wasm, false),
-        None => {
-            let of_peer = (peer, &Peers::read(home)?);
-            (
-                receive_module(
-                    (of_peer, spec.module_bytes, hash),
-                    &modules.parts,
-                    &mut socket,
-                    out,
-                )?,
-                true,
-            )
-        }
+        None => (receive_module(home, (peer, &spec, hash), &modules.parts, (socket, out))?, true),
     };
     prepared.store(true, Relaxed);
     let mut bank = Bank::open(home)?;
@@ -242,24 +231,25 @@ fn receive_spec(socket: &mut &UnixStream) -> anyhow::Result<Spec> {
 
 /// The module that the peer sends when it is asked to, or the rest of it.
 fn receive_module(
-    (of_peer, length, hash): ((AccountId, &Peers), u64, CellHash),
+    home: &Home,
+    (peer, spec, hash): (AccountId, &Spec, CellHash),
     parts: &Parts,
-    socket: &mut &UnixStream,
-    out: &Out,
+    (mut socket, out): (&UnixStream, &Out),
 ) -> anyhow::Result<Vec<u8>> {
     let refuse = |message: &str| anyhow::Error::from(Failure::new(Exit::Refused, message));
-    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    let length = usize::try_from(spec.module_bytes).unwrap_or(usize::MAX);
     if length > MODULE_BYTES_MAX {
         return Err(refuse("the module is too long"));
     }
-    let (mut upload, mut content) = (parts.upload(of_peer, hash, length), Vec::new());
+    let mut upload = parts.upload((peer, &Peers::read(home)?), hash, length);
+    let mut content = Vec::new();
     loop {
         let before = upload.wasm.len();
         if before < length {
             out.write(Kind::NeedModule, &wire::offset(before));
         }
         while upload.wasm.len() < length {
-            match wire::read(socket, &mut content) {
+            match wire::read(&mut socket, &mut content) {
                 Ok(Some(Kind::Module)) if upload.wasm.len() + content.len() <= length => {
                     upload.add(&content);
                 }
