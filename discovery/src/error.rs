@@ -40,13 +40,16 @@ pub enum DiscoveryError {
         seq: u64,
     },
     /// The caller names a rendezvous that is neither a path nor a URL that can be read.
-    #[error("`{0}` is no rendezvous; write a path, file:///PATH or http://HOST/PATH")]
-    Rendezvous(String),
-    /// A rendezvous, or where it leads, wants TLS.
     #[error(
-        "https:// is not read; records are signed, so http:// is as safe from forgery: publish there"
+        "`{0}` is no rendezvous; write a path, file:///PATH, https://HOST/PATH or http://HOST/PATH"
     )]
-    Https,
+    Rendezvous(String),
+    /// A web server sends from HTTPS to HTTP, or from HTTP to HTTPS; to there.
+    #[error("the rendezvous leads elsewhere, to {0}; name that place if it is meant")]
+    Elsewhere(String),
+    /// A web server could not show that it has the name that it was called by.
+    #[error("the certificate of the rendezvous is refused: {0}")]
+    Certificate(String),
     /// A rendezvous is longer than it may be, or would be.
     #[error("a rendezvous has at most {FILE_BYTES_MAX} bytes")]
     ListTooLong,

@@ -18,7 +18,7 @@ use crate::web;
 /// Bytes of one rendezvous.
 pub(crate) const FILE_BYTES_MAX: u64 = 4 << 20;
 
-/// Where records are: a path, `file:///PATH` or `http://HOST/PATH`.
+/// Where records are: a path, `file:///PATH`, `https://HOST/PATH` or `http://HOST/PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendezvous(Place);
 
@@ -82,8 +82,7 @@ impl FromStr for Rendezvous {
         let wrong = || DiscoveryError::Rendezvous(printable(text));
         let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
         let place = match scheme.as_deref() {
-            Some("http") => Place::Web(text.to_owned()),
-            Some("https") => return Err(DiscoveryError::Https),
+            Some("http" | "https") => Place::Web(text.to_owned()),
             Some("file") => {
                 let path = text.get("file://".len()..).filter(|path| path.starts_with('/'));
                 Place::File(path.ok_or_else(wrong)?.into())

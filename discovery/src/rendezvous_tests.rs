@@ -28,8 +28,8 @@ fn places() {
     check_place("nodes.jsonl", Ok(Place::File("nodes.jsonl".into())));
     check_place("file:///srv/nodes", Ok(Place::File("/srv/nodes".into())));
     check_place("http://h/nodes", Ok(Place::Web("http://h/nodes".into())));
-    check_place("https://h/nodes", Err(DiscoveryError::Https));
-    check_place("HTTPS://h/nodes", Err(DiscoveryError::Https));
+    check_place("https://h/nodes", Ok(Place::Web("https://h/nodes".into())));
+    check_place("HTTPS://h/nodes", Ok(Place::Web("HTTPS://h/nodes".into())));
     for wrong in ["", "ftp://h/nodes", "file://h/nodes", "://"] {
         check_place(wrong, Err(DiscoveryError::Rendezvous(wrong.into())));
     }

@@ -155,8 +155,5 @@ fn a_server_may_send_elsewhere_a_few_times() {
     }
     assert_eq!(fetch(&url, PATIENCE).unwrap(), b"here");
     check(&to(&url), |error| matches!(error, DiscoveryError::Http(_)));
-    let tls = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("https://{}/nodes", tls.local_addr().unwrap());
-    check(&to(&url), |error| *error == DiscoveryError::Https);
     check(&to("file:///etc/hostname"), |error| matches!(error, DiscoveryError::Http(_)));
 }

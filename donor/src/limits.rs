@@ -18,6 +18,10 @@ cell_abi::limits! {
         ///
         /// The settings are refused.
         LENT_DISK_MB_MAX: u64;
+        /// Most bandwidth that settings can name, in KiB a second.
+        ///
+        /// The settings are refused.
+        BANDWIDTH_KB_S_MAX: u64;
         /// Longest patience with other programs' load, in seconds.
         ///
         /// The settings are refused.

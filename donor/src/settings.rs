@@ -16,6 +16,11 @@ pub const CORES_MAX: u32 = 1024;
 pub const LENT_MEMORY_MB_MAX: u64 = 1 << 20;
 /// Most disk that can be lent, in MiB.
 pub const LENT_DISK_MB_MAX: u64 = 1 << 30;
+/// The least that bandwidth can be limited to, in KiB a second: with less, what others wait for in silence would
+/// not come in time.
+pub const BANDWIDTH_KB_S_MIN: u64 = 64;
+/// Most bandwidth that can be named, in KiB a second.
+pub const BANDWIDTH_KB_S_MAX: u64 = 1 << 22;
 /// Longest patience with load, in seconds.
 pub const PATIENCE_S_MAX: u64 = 3600;
 /// Most programs that pause the work.
@@ -33,6 +38,9 @@ pub struct Settings {
     pub memory_mb_max: u64,
     /// Disk for others' modules and what they were compiled to, in MiB: 64 to 1,073,741,824. Default 1024.
     pub disk_mb_max: u64,
+    /// What all sessions of other machines together may take of the line in each direction, in KiB a second: 64 to
+    /// 4,194,304. Default: no limit.
+    pub bandwidth_kb_s_max: Option<u64>,
     /// Days and hours in local time, such as `"mon-fri 18:00-08:00"` or `"sat,sun"`. Default: always.
     pub schedule: Schedule,
     /// Whether work waits until nobody uses the machine. Default: yes.
@@ -63,6 +71,7 @@ impl Default for Settings {
             cores_max: None,
             memory_mb_max: 2048,
             disk_mb_max: 1024,
+            bandwidth_kb_s_max: None,
             schedule: Schedule::default(),
             only_when_idle: true,
             idle_s: 300,
@@ -137,6 +146,8 @@ impl Settings {
         within("cores_max", self.cores_max.unwrap_or(1.0), 0.01..=cores)?;
         within("memory_mb_max", self.memory_mb_max, 64..=LENT_MEMORY_MB_MAX)?;
         within("disk_mb_max", self.disk_mb_max, 64..=LENT_DISK_MB_MAX)?;
+        let bandwidth = self.bandwidth_kb_s_max.unwrap_or(BANDWIDTH_KB_S_MAX);
+        within("bandwidth_kb_s_max", bandwidth, BANDWIDTH_KB_S_MIN..=BANDWIDTH_KB_S_MAX)?;
         within("idle_s", self.idle_s, 1..=IDLE_S_MAX)?;
         within("battery_percent_min", self.battery_percent_min, 0..=100)?;
         within("temperature_c_max", self.temperature_c_max, 40.0..=150.0)?;
@@ -194,6 +205,7 @@ mod tests {
             cores_max = 2
             memory_mb_max = 4096
             disk_mb_max = 64
+            bandwidth_kb_s_max = 64
             schedule = ["mon-fri 18:00-08:00", "sat,sun"]
             only_when_idle = false
             idle_s = 86400
@@ -210,6 +222,7 @@ mod tests {
             cores_max: Some(2.0),
             memory_mb_max: 4096,
             disk_mb_max: 64,
+            bandwidth_kb_s_max: Some(64),
             schedule: spans.try_into().unwrap(),
             only_when_idle: false,
             idle_s: 86400,
@@ -234,6 +247,8 @@ mod tests {
         check_refused("memory_mb_max = -1", "memory_mb_max");
         check_refused("disk_mb_max = 63", "disk_mb_max = 63 must be between 64");
         check_refused("upload_kb_s_max = 1", "unknown field");
+        check_refused("bandwidth_kb_s_max = 63", "bandwidth_kb_s_max = 63 must be between 64");
+        check_refused("bandwidth_kb_s_max = 4194305", "and 4194304");
         check_refused("load_patience_s = 3601", "between 0 and 3600");
         check_refused("load_resume_s = 3601", "between 0 and 3600");
         check_refused("idle_s = 0", "between 1 and 86400");

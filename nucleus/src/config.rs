@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use cell_discovery::{Address, LEDGERS_MAX, LedgerAt, Rendezvous};
 use cell_donor::Settings;
+use cell_donor::settings::{BANDWIDTH_KB_S_MAX, BANDWIDTH_KB_S_MIN};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
@@ -73,6 +74,9 @@ pub(crate) struct Listening {
     /// Where others reach it, as HOST:PORT. Default: `listen`, if that names an address.
     #[serde(deserialize_with = "addresses")]
     pub(crate) addresses: Vec<Address>,
+    /// What all their sessions together may take of the line in each direction, in KiB a second: 64 to 4,194,304.
+    /// Default: no limit. While the machine is lent, the lower of this and `donate.bandwidth_kb_s_max` holds.
+    pub(crate) bandwidth_kb_s_max: Option<u64>,
     /// Whether their jobs run here. Default: no.
     pub(crate) jobs: bool,
     /// Memory that one of those may have, in MiB: 1 to 4096. Default 256.
@@ -97,6 +101,7 @@ impl Default for Listening {
             trust: Trust::default(),
             announce: Announce::default(),
             addresses: Vec::new(),
+            bandwidth_kb_s_max: None,
             jobs: false,
             job_memory_mb_max: JOB_MEMORY_MB_MAX,
             job_s_max: JOB_S_MAX,
@@ -277,6 +282,11 @@ impl Config {
             (1..=4096).contains(&memory),
             "peers.job_memory_mb_max = {memory} must be between 1 and 4096"
         );
+        let bandwidth = config.peers.bandwidth_kb_s_max.unwrap_or(BANDWIDTH_KB_S_MAX);
+        anyhow::ensure!(
+            (BANDWIDTH_KB_S_MIN..=BANDWIDTH_KB_S_MAX).contains(&bandwidth),
+            "peers.bandwidth_kb_s_max = {bandwidth} must be between {BANDWIDTH_KB_S_MIN} and {BANDWIDTH_KB_S_MAX}"
+        );
         let seconds = config.peers.job_s_max;
         anyhow::ensure!(
             (1..=80_000).contains(&seconds),
@@ -329,6 +339,8 @@ mod tests {
         }
         for (text, expect) in [
             ("[peers]\nannounce = \"lan\"", "needs peers.listen"),
+            ("[peers]\nbandwidth_kb_s_max = 63", "= 63 must be between 64 and 4194304"),
+            ("[peers]\nbandwidth_kb_s_max = 4194305", "between 64"),
             ("require_wall = true", "require_wall"),
             ("[worker]\nmemory_mb_max = 1", "between 64"),
             ("[worker]\nmemory_gb_max = 1", "memory_gb_max"),

@@ -38,7 +38,7 @@ pub(crate) struct Looked {
     pub(crate) wrong: Option<(usize, usize, String)>,
 }
 
-/// Adds what is at a place, a file or http://HOST/PATH; no line of it spoils another.
+/// Adds what is at a place, a file or a URL; no line of it spoils another.
 pub(crate) fn look(place: &str, directory: &mut Directory, now_s: u64) -> anyhow::Result<Looked> {
     let rendezvous: Rendezvous =
         place.parse().map_err(|error| Failure::new(Exit::Usage, format!("--from: {error}")))?;

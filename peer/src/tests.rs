@@ -73,7 +73,7 @@ fn shake(
     }
 }
 
-fn sessions() -> (Session, Session) {
+pub(crate) fn sessions() -> (Session, Session) {
     let (a, b) = (node(1), node(2));
     shake(&a, &b, b.account, NOW, |_, _| {}).unwrap()
 }

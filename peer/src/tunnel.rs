@@ -17,6 +17,7 @@ use rustix::net::sockopt;
 use crate::credentials::Credentials;
 use crate::error::PeerError;
 use crate::handshake::{HANDSHAKE_BYTES_MAX, Handshake, Step};
+use crate::pace::{Pace, Side, Way};
 use crate::records::{RECORD_BYTES_MAX, Records};
 use crate::request::{Answer, Request};
 use crate::session::{CONTENT_BYTES_MAX, Opened, Session};
@@ -31,6 +32,9 @@ pub(crate) const UNHEARD_MS_MAX: u32 = 60_000;
 
 /// How long one side may go on when the other has ended, in seconds.
 pub(crate) const LINGER_S_MAX: i64 = 10;
+
+/// What a record has besides content: its length, and what proves it.
+const BESIDE_BYTES: usize = 18;
 
 /// Connects to a machine and asks it for something, within this time.
 ///
@@ -163,6 +167,15 @@ pub fn run(
     records: Records,
     local: &UnixStream,
 ) -> Result<(), PeerError> {
+    run_at((stream, session, records), local, &Pace::default())
+}
+
+/// The same at a pace that other sessions share.
+pub fn run_at(
+    (stream, session, records): (&TcpStream, Session, Records),
+    local: &UnixStream,
+    pace: &Pace,
+) -> Result<(), PeerError> {
     stream.set_nonblocking(true)?;
     local.set_nonblocking(true)?;
     let mut tunnel = Tunnel {
@@ -175,6 +188,8 @@ pub fn run(
         told_peer: false,
         told_local: false,
         content: vec![0; CONTENT_BYTES_MAX],
+        of_peer: Side::new(pace, Way::FromPeer),
+        of_local: Side::new(pace, Way::ToPeer),
     };
     // What came with the last message of the handshake.
     tunnel.open()?;
@@ -184,7 +199,7 @@ pub fn run(
     Ok(())
 }
 
-struct Tunnel {
+struct Tunnel<'a> {
     session: Session,
     records: Records,
     to_local: Pending,
@@ -194,9 +209,12 @@ struct Tunnel {
     told_peer: bool,
     told_local: bool,
     content: Vec<u8>,
+    /// When each side is heard.
+    of_peer: Side<'a>,
+    of_local: Side<'a>,
 }
 
-impl Tunnel {
+impl Tunnel<'_> {
     fn is_over(&self) -> bool {
         let sent = self.to_local.is_empty() && self.to_peer.is_empty();
         sent && self.peer_ended && self.local_ended
@@ -205,10 +223,12 @@ impl Tunnel {
     /// Waits until something can go on, and does it.
     fn step(&mut self, stream: &TcpStream, local: &UnixStream) -> Result<(), PeerError> {
         let mut of_peer = PollFlags::empty();
-        of_peer.set(PollFlags::IN, self.to_local.is_empty() && !self.peer_ended);
+        let peer_waits = self.of_peer.turn().is_some() || self.peer_ended;
+        of_peer.set(PollFlags::IN, self.to_local.is_empty() && !peer_waits);
         of_peer.set(PollFlags::OUT, !self.to_peer.is_empty());
         let mut of_local = PollFlags::empty();
-        of_local.set(PollFlags::IN, self.to_peer.is_empty() && !self.local_ended);
+        let local_waits = self.of_local.turn().is_some() || self.local_ended;
+        of_local.set(PollFlags::IN, self.to_peer.is_empty() && !local_waits);
         of_local.set(PollFlags::OUT, !self.to_local.is_empty());
         // A socket that nothing is wanted of would only say again and again that it is hung up.
         let mut fds = Vec::with_capacity(2);
@@ -217,9 +237,10 @@ impl Tunnel {
                 fds.push(PollFd::from_borrowed_fd(fd, flags));
             }
         }
-        // A peer that never ends must not keep what nobody is there for any more.
-        let linger = Timespec { tv_sec: LINGER_S_MAX, tv_nsec: 0 };
-        match poll(&mut fds, (self.local_ended || self.peer_ended).then_some(&linger)) {
+        let turn = self.of_peer.turn().into_iter().chain(self.of_local.turn()).min();
+        match poll(&mut fds, self.patience(turn).as_ref()) {
+            // Somebody's turn has come.
+            Ok(0) if turn.is_some() => {}
             Ok(0) => return Err(PeerError::Connection(ErrorKind::TimedOut)),
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(std::io::Error::from(error).into()),
@@ -228,17 +249,17 @@ impl Tunnel {
         let mut came = fds.iter().map(|fd| !(fd.revents() - PollFlags::OUT).is_empty());
         let peer_came = !of_peer.is_empty() && came.next() == Some(true);
         let local_came = !of_local.is_empty() && came.next() == Some(true);
-        if peer_came && of_peer.contains(PollFlags::IN) {
+        if (peer_came && of_peer.contains(PollFlags::IN)) || self.of_peer.turn().is_some() {
             self.read_peer(stream)?;
         }
-        if local_came && of_local.contains(PollFlags::IN) {
+        if (local_came && of_local.contains(PollFlags::IN)) || self.of_local.turn().is_some() {
             self.read_local(local)?;
         }
         self.to_peer.write(|bytes| (&*stream).write(bytes))?;
         if self.to_local.write(|bytes| (&*local).write(bytes)).is_err() {
             // Nobody takes what the peer says, so the peer need not say more.
             self.to_local = Pending::default();
-            self.peer_ended = true;
+            self.leave_peer();
         }
         // Who is gone already needs not be told.
         if self.local_ended && self.to_peer.is_empty() && !self.told_peer {
@@ -252,10 +273,29 @@ impl Tunnel {
         Ok(())
     }
 
+    /// How long to wait for what comes; `None` for as long as it takes.
+    fn patience(&self, turn: Option<Instant>) -> Option<Timespec> {
+        if let Some(turn) = turn {
+            return turn.saturating_duration_since(Instant::now()).try_into().ok();
+        }
+        // A peer that never ends must not keep what nobody is there for any more.
+        let linger = Timespec { tv_sec: LINGER_S_MAX, tv_nsec: 0 };
+        (self.local_ended || self.peer_ended).then_some(linger)
+    }
+
+    /// The peer is heard no more.
+    fn leave_peer(&mut self) {
+        self.peer_ended = true;
+        self.of_peer.took(0);
+    }
+
     fn read_peer(&mut self, stream: &TcpStream) -> Result<(), PeerError> {
-        let room = self.records.room(RECORD_BYTES_MAX);
+        let Some(most) = self.of_peer.room(RECORD_BYTES_MAX) else { return Ok(()) };
+        let room = self.records.room(most);
         let read = (&*stream).read(room);
-        self.records.filled(RECORD_BYTES_MAX - *read.as_ref().unwrap_or(&0));
+        let came = *read.as_ref().unwrap_or(&0);
+        self.records.filled(most - came);
+        self.of_peer.took(came);
         match read {
             Ok(0) => Err(PeerError::Truncated),
             Ok(_) => self.open(),
@@ -274,7 +314,10 @@ impl Tunnel {
     }
 
     fn read_local(&mut self, local: &UnixStream) -> Result<(), PeerError> {
-        match (&*local).read(&mut self.content) {
+        let Some(most) = self.of_local.room(CONTENT_BYTES_MAX) else { return Ok(()) };
+        let read = (&*local).read(self.content.get_mut(..most).unwrap_or_default());
+        self.of_local.took(read.as_ref().map_or(0, |read| read + BESIDE_BYTES));
+        match read {
             Ok(0) => {
                 self.local_ended = true;
                 self.session.end(&mut self.to_peer.bytes)
@@ -286,7 +329,8 @@ impl Tunnel {
             Err(error) if is_passing(&error) => Ok(()),
             // It is gone; the peer is told that nothing follows.
             Err(_) => {
-                (self.local_ended, self.peer_ended) = (true, true);
+                self.local_ended = true;
+                self.leave_peer();
                 self.session.end(&mut self.to_peer.bytes)
             }
         }

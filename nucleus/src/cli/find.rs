@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
     /// Ask the local network.
     #[arg(long)]
     lan: bool,
-    /// Read the signed records at this place: a file, or http://HOST/PATH.
+    /// Read the signed records at this place: a file, https://HOST/PATH or http://HOST/PATH.
     #[arg(long, value_name = "PLACE")]
     from: Vec<String>,
     /// Know this one of those that are found, as `cell peer add` does.

@@ -1,6 +1,7 @@
 //! Other machines as the nucleus sees them: a process that speaks with them, and who among them is served.
 
 use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -37,6 +38,8 @@ pub(super) struct Gateway {
     has_jobs: bool,
     has_channels: bool,
     has_escrow: bool,
+    /// What others may take of the line, in KiB a second: always, and while this machine is lent.
+    bandwidth_kb_s: [Option<u64>; 2],
     /// Made anew for each gateway: one that was taken over could have ruined it.
     listener: Option<TcpListener>,
     address: SocketAddr,
@@ -71,6 +74,7 @@ impl Gateway {
             has_jobs: config.peers.jobs,
             has_channels: !config.peers.ledgers.is_empty(),
             has_escrow: config.peers.escrow,
+            bandwidth_kb_s: [config.peers.bandwidth_kb_s_max, None],
             listener: Some(listener),
             address,
             events: events.clone(),
@@ -131,8 +135,26 @@ impl Gateway {
         })?;
         let start = ToGateway::Start { credentials: self.credentials()? };
         ours.send(&start, &[listener.as_fd()]).context("start the gateway")?;
+        ours.send(&self.pace(), &[]).context("start the gateway")?;
         self.running = Some(running);
         Ok(())
+    }
+
+    /// What others may take of the line while this machine is lent, in KiB a second; `None` when it is not, or where
+    /// that is no limit.
+    pub(super) fn lend(&mut self, bandwidth_kb_s: Option<u64>) {
+        let [_, lent] = &mut self.bandwidth_kb_s;
+        if *lent != bandwidth_kb_s {
+            *lent = bandwidth_kb_s;
+            self.send(&self.pace());
+        }
+    }
+
+    /// The lower of what holds.
+    fn pace(&self) -> ToGateway {
+        let kb_s = self.bandwidth_kb_s.into_iter().flatten().min();
+        let bytes_per_s = kb_s.and_then(|kb_s| NonZeroU64::new(kb_s.saturating_mul(1024)));
+        ToGateway::Pace { bytes_per_s }
     }
 
     fn credentials(&self) -> anyhow::Result<Vec<u8>> {

@@ -6,11 +6,12 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use cell_peer::{
-    Answer, Credentials, Handshake, Opened, PREFACE, Records, Request, Session, Step, tunnel,
+    Answer, Credentials, Handshake, Opened, PREFACE, Pace, Records, Request, Session, Step, tunnel,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -36,6 +37,8 @@ pub(super) struct Hall {
     waiting: BTreeMap<u64, Waiting>,
     next: u64,
     sessions: Sessions,
+    /// How fast those are.
+    pace: Arc<Pace>,
 }
 
 struct Waiting {
@@ -66,6 +69,7 @@ impl Hall {
             waiting: BTreeMap::new(),
             next: 0,
             sessions: Sessions::default(),
+            pace: Arc::default(),
         }
     }
 
@@ -249,13 +253,14 @@ impl Hall {
             ToGateway::Start { credentials } | ToGateway::Credentials(credentials) => {
                 self.credentials = Credentials::from_bytes(&credentials)?;
             }
+            ToGateway::Pace { bytes_per_s } => self.pace.set(bytes_per_s),
             ToGateway::Served { id, is_known } => {
                 if let Some(Waiting {
                     stage: Stage::Asked(session, local), stream, records, ..
                 }) = self.waiting.remove(&id)
                 {
                     let counted = self.sessions.enter(session.peer(), is_known);
-                    serve(counted, stream, session, records, local);
+                    serve(counted, stream, session, records, local, Arc::clone(&self.pace));
                 }
             }
             ToGateway::Refused { id, why } => {
@@ -277,6 +282,7 @@ fn serve(
     mut session: Session,
     records: Records,
     local: UnixStream,
+    pace: Arc<Pace>,
 ) {
     let Some(counted) = counted else {
         return refuse(&stream, &mut session, "too many sessions; try again later");
@@ -289,7 +295,7 @@ fn serve(
     // Without a thread the connection is closed, and the peer sees that.
     let _ = thread::Builder::new().name("session".into()).stack_size(256 << 10).spawn(move || {
         let _counted = counted;
-        let _ = tunnel::run(&stream, session, records, &local);
+        let _ = tunnel::run_at((&stream, session, records), &local, &pace);
     });
 }
 

@@ -1,5 +1,7 @@
 //! The messages between a nucleus and its gateway, which speaks with other machines.
 
+use std::num::NonZeroU64;
+
 use serde::{Deserialize, Serialize};
 
 use crate::walls::Wall;
@@ -14,6 +16,8 @@ pub(crate) enum ToGateway {
     },
     /// Use these from now on.
     Credentials(Vec<u8>),
+    /// From now on all sessions together are no faster than this in each direction; `None` is no limit.
+    Pace { bytes_per_s: Option<NonZeroU64> },
     /// What this peer asked for is served; the owner has named it, or not.
     Served { id: u64, is_known: bool },
     /// It is not.

@@ -372,7 +372,9 @@ fn a_record_in_a_file_leads_to_a_machine() {
     assert!(found.expect(0).stdout.contains(&donor.key), "{}", found.stdout);
     assert!(found.stderr.contains("line 1") && !found.stderr.contains('\x1b'), "{}", found.stderr);
     world.home.cell(["peer", "find", "--from", "/nothing/here"]).expect(1);
-    world.home.cell(["peer", "find", "--from", "https://h/nodes.jsonl"]).expect(2);
+    world.home.cell(["peer", "find", "--from", "ftp://h/nodes.jsonl"]).expect(2);
+    // Nobody listens there.
+    world.home.cell(["peer", "find", "--from", "https://127.0.0.1:1/nodes.jsonl"]).expect(1);
 }
 
 /// An announcement that cannot be made is told, and harms nothing.

@@ -13,6 +13,7 @@
 )]
 
 mod audit;
+mod bandwidth;
 mod boundaries;
 mod channels;
 mod cli;
@@ -43,5 +44,6 @@ mod running;
 mod schema;
 mod shared;
 mod top;
+mod uploads;
 mod users;
 mod walls;

@@ -160,11 +160,14 @@ fn how_to_listen(home: &Home) -> String {
 fn tell_rules(config: &Config, row: &DonationRow, output: &Output) {
     let settings = &config.donate;
     let mut text = format!(
-        "lent at {}: {}, {} MiB of memory for jobs, {} MiB of disk for their modules\n",
+        "lent at {}: {}, {} MiB of memory for jobs, {} MiB of disk for their modules{}\n",
         row.listens.as_deref().unwrap_or("-"),
         settings.cores_max.map_or_else(|| "all cores".into(), |cores| format!("{cores} cores")),
         settings.memory_mb_max,
-        settings.disk_mb_max
+        settings.disk_mb_max,
+        settings
+            .bandwidth_kb_s_max
+            .map_or_else(String::new, |most| format!(", {most} KiB/s of the line each way"))
     );
     let _ = write!(
         text,

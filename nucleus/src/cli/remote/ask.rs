@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::job_ids;
 use super::paid::{self, Due, Pay};
+use super::upload::Upload;
 use super::wire::{self, End, Kind, RECEIPT_BYTES_MAX, RUNNING, SPEC_BYTES_MAX, Spec};
 use crate::cli::channel::Settled;
 use crate::cli::output::escape;
@@ -125,6 +126,8 @@ pub(super) trait Streams {
     fn feed(&mut self, socket: UnixStream) -> anyhow::Result<()>;
     /// What it does before the job runs, for people.
     fn progress(&mut self, text: &str);
+    /// What went wrong, and is tried again.
+    fn note(&mut self, text: &str);
     fn output(&mut self, content: &[u8]) -> anyhow::Result<()>;
     fn errors(&mut self, content: &[u8]);
 }
@@ -142,6 +145,10 @@ impl Streams for Terminal<'_> {
 
     fn progress(&mut self, text: &str) {
         self.bar.set_message(escape(text));
+    }
+
+    fn note(&mut self, text: &str) {
+        self.bar.suspend(|| self.output.note(text));
     }
 
     fn output(&mut self, content: &[u8]) -> anyhow::Result<()> {
@@ -185,15 +192,7 @@ pub(super) fn ask(
     let channel = paying.as_ref().map(|paying| paying.channel.to_string());
     let payer = channel.clone().unwrap_or_else(|| cell_ledger::signed::node(&own).to_string());
     let spec = Spec { channel, ..spec.clone() };
-    let told = match machine.connect(home, &Request::Job, DIAL_TIME_MAX) {
-        Ok(mut socket) => {
-            let told = tell(&mut socket, (&spec, wasm), streams);
-            // Whoever still carries input there sees that it is over.
-            let _ = socket.shutdown(Shutdown::Both);
-            told.map_err(|error| failed(true, error))
-        }
-        Err(error) => Err(failed(false, error)),
-    };
+    let told = reach((home, machine), (&spec, wasm), streams);
     let told = told.map(|(end, receipt, output)| Said {
         end,
         receipt,
@@ -228,14 +227,52 @@ pub(super) fn ask(
     }
 }
 
-fn tell(
-    socket: &mut UnixStream,
+/// Connects, and tells it; and again, as long as the line is lost while the module is on its way.
+fn reach(
+    (home, machine): (&Home, &Machine),
     (spec, wasm): (&Spec, &[u8]),
     streams: &mut dyn Streams,
-) -> anyhow::Result<(End, Option<Value>, String)> {
+) -> Result<Told, Unanswered> {
+    let mut upload = Upload::new(wasm);
+    loop {
+        upload.dial();
+        let told = match machine.connect(home, &Request::Job, DIAL_TIME_MAX) {
+            Ok(mut socket) => {
+                let told = tell(&mut socket, (spec, &mut upload), streams);
+                // Whoever still carries input there sees that it is over.
+                let _ = socket.shutdown(Shutdown::Both);
+                told.inspect_err(|_| upload.lost())
+            }
+            Err(error) => Err(error),
+        };
+        let error = match told {
+            Ok((end, ..)) if !end.ran && upload.may_have_run() => {
+                let (lost, said) = (upload.loss(), escape(&end.message));
+                let message = format!("{lost}; dialled again, the other machine says: {said}");
+                Failure::new(Exit::NucleusFault, message).into()
+            }
+            Ok(told) => return Ok(told),
+            Err(error) => error,
+        };
+        let Some((wait, text)) = upload.again() else {
+            return Err(Unanswered { was_sent: upload.may_have_run(), error });
+        };
+        streams.note(&text);
+        thread::sleep(wait);
+    }
+}
+
+/// How it ended, its receipt, and BLAKE3 of its output.
+type Told = (End, Option<Value>, String);
+
+fn tell(
+    socket: &mut UnixStream,
+    (spec, upload): (&Spec, &mut Upload<'_>),
+    streams: &mut dyn Streams,
+) -> anyhow::Result<Told> {
     let text = serde_json::to_vec(spec)?;
     wire::write(socket, Kind::Spec, &text).context("send the job")?;
-    converse(socket, (spec, wasm), streams)
+    converse(socket, (spec, upload), streams)
 }
 
 /// What the other machine said.
@@ -281,27 +318,31 @@ pub(super) fn check(receipt: &Value, spec: &Spec, said: &Said) -> anyhow::Result
 /// Goes on until the other machine has said how it ended.
 fn converse(
     socket: &mut UnixStream,
-    (spec, wasm): (&Spec, &[u8]),
+    (spec, upload): (&Spec, &mut Upload<'_>),
     streams: &mut dyn Streams,
-) -> anyhow::Result<(End, Option<Value>, String)> {
-    let lost = || {
-        let message = "the connection was lost; what the job did until then is charged there";
-        anyhow::Error::from(Failure::new(Exit::NucleusFault, message))
-    };
+) -> anyhow::Result<Told> {
     let (mut content, mut receipt) = (Vec::new(), Vec::new());
-    let (mut was_sent, mut fed, mut hasher) = (false, false, blake3::Hasher::new());
+    let (mut fed, mut hasher) = (false, blake3::Hasher::new());
     socket.set_read_timeout(Some(PREPARE_SILENCE_MAX))?;
     loop {
+        let loss = upload.loss();
+        let lost = || anyhow::Error::from(Failure::new(Exit::NucleusFault, loss));
         let kind = wire::read(socket, &mut content).map_err(|_| lost())?.ok_or_else(lost)?;
+        if kind == Kind::End && upload.is_stuck() {
+            // It waited in vain: a line that stands still is as good as lost.
+            return Err(lost());
+        }
         if !fed && kind != Kind::NeedModule {
             // From here on it has all that it needs but its input.
             fed = true;
+            upload.arrived();
             streams.feed(socket.try_clone()?)?;
         }
         match kind {
-            Kind::NeedModule if !was_sent && !fed => {
-                was_sent = true;
-                wire::write(socket, Kind::Module, wasm).map_err(|_| lost())?;
+            Kind::NeedModule if !fed => {
+                let rest = upload.asked(&content).ok_or_else(lost)?;
+                // Where that fails, what the machine said before it hung up tells why.
+                let _ = upload.send(socket, rest, streams);
             }
             // It only says that it is there.
             Kind::Progress if content.is_empty() => {}

@@ -219,6 +219,8 @@ impl Streams for Kept<'_> {
 
     fn progress(&mut self, _: &str) {}
 
+    fn note(&mut self, _: &str) {}
+
     fn output(&mut self, content: &[u8]) -> anyhow::Result<()> {
         if self.output.len() + content.len() > OUTPUT_KEPT_BYTES_MAX {
             self.is_too_long = true;

@@ -13,9 +13,11 @@ mod input;
 mod job_ids;
 mod modules;
 mod paid;
+mod parts;
 mod replicas;
 mod results;
 pub(crate) mod serve;
+mod upload;
 mod wire;
 
 use std::path::Path;
@@ -40,8 +42,8 @@ pub(crate) struct Elsewhere {
     /// commas are asked in turn, and `any` is every peer with an address, the best first.
     #[arg(long, value_name = "MACHINES", conflicts_with_all = ["dir", "quote"])]
     on: Option<String>,
-    /// With `--on any`, ask machines as well that say at this place that they run jobs: a file, or
-    /// http://HOST/PATH, with their signed records.
+    /// With `--on any`, ask machines as well that say at this place that they run jobs: a file,
+    /// https://HOST/PATH or http://HOST/PATH, with their signed records.
     #[arg(long, value_name = "PLACE", requires = "on")]
     from: Vec<String>,
     /// Have so many machines run it at once, and compare what they say.
@@ -152,6 +154,12 @@ mod limits {
             /// The same.
             OVERTIME_MAX: Duration;
         }
+        crate::cli::remote::upload {
+            /// How often `cell run --on` dials a machine for one job whose module does not get there.
+            ///
+            /// It fails, or another machine is asked; nothing ran, so nothing was charged.
+            UPLOAD_TRIES_MAX: u32;
+        }
         crate::cli::remote::paid {
             /// The most slices that the budget of a job comes in.
             ///
@@ -227,6 +235,21 @@ mod limits {
             ///
             /// The same.
             MODULES_MAX: usize;
+        }
+        crate::cli::remote::parts {
+            /// Modules of other machines that are kept in part, for when their line was lost: each has up to
+            /// 32 MiB, and all of them no more than a quarter of what modules may take.
+            ///
+            /// The oldest is dropped, of machines that nobody named first; such a module is sent from its start.
+            PARTS_MAX: usize;
+            /// How many of one machine.
+            ///
+            /// Its oldest is dropped.
+            PARTS_PER_PEER_MAX: usize;
+            /// How long one is kept.
+            ///
+            /// It is dropped when the next job comes.
+            PART_TIME_MAX: Duration;
         }
     }
 }

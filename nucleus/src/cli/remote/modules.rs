@@ -10,6 +10,7 @@ use cell_abi::CellHash;
 use cell_host::ArtefactCache;
 use cell_host::gate::MODULE_BYTES_MAX;
 
+use super::parts::{self, Parts};
 use crate::home::{Home, read_file, replace_file};
 
 /// What is kept, with what it was compiled to, in bytes.
@@ -23,6 +24,8 @@ const BLOCK_BYTES: u64 = 4096;
 pub(super) struct Modules {
     directory: PathBuf,
     bytes_max: u64,
+    /// Those that have not come as a whole.
+    pub(super) parts: Parts,
 }
 
 impl Modules {
@@ -31,7 +34,9 @@ impl Modules {
         let bytes_max = lent_mb_max.map_or(MODULES_BYTES_MAX, |mb| mb.saturating_mul(1 << 20));
         let path = home.root().join("modules");
         fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
-        Ok(Self { directory: path, bytes_max })
+        let parts = Parts::open(&path, bytes_max);
+        let bytes_max = bytes_max - parts.bytes_max();
+        Ok(Self { directory: path, bytes_max, parts })
     }
 
     /// The module with this hash, if it was kept and is still itself.
@@ -61,6 +66,10 @@ impl Modules {
             let entry = entry.ok()?;
             let about = entry.metadata().ok()?;
             let path = entry.path();
+            if path.extension().is_some_and(|ending| ending == parts::ENDING) {
+                // They have limits of their own.
+                return None;
+            }
             let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
             let hash = CellHash::parse(name).ok();
             let compiled = hash.map_or(0, |hash| cache.bytes(hash));

@@ -22,6 +22,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::job_ids;
 use super::modules::Modules;
+use super::parts::Parts;
 use super::wire::{self, End, Kind, RECEIPT_BYTES_MAX, RUNNING, SPEC_BYTES_MAX, Spec};
 use crate::bank::Bank;
 use crate::cli::channel;
@@ -35,6 +36,7 @@ use crate::config::Config;
 use crate::home::Home;
 use crate::job_worker::{Prepare, RunJob, TapeUse, Task};
 use crate::link::{Link, ModuleFacts};
+use crate::peers::Peers;
 use crate::processes;
 
 /// How long the other machine may be silent before its job runs.
@@ -142,7 +144,7 @@ fn serve(
     let modules = Modules::open(home, lent.disk_mb_max)?;
     let (wasm, is_new) = match modules.find(hash) {
         Some(wasm) => (wasm, false),
-        None => (receive_module(&spec, hash, &mut socket, out)?, true),
+        None => (receive_module(home, (peer, &spec, hash), &modules.parts, (socket, out))?, true),
     };
     prepared.store(true, Relaxed);
     let mut bank = Bank::open(home)?;
@@ -157,6 +159,7 @@ fn serve(
     if is_new {
         // It has been paid for, so what is kept was.
         modules.keep(hash, &wasm, &cache)?;
+        modules.parts.forget(peer, hash);
     }
     let artefact = cache.find(hash).context("the artefact vanished")?;
     let rates = config.prices.rates();
@@ -226,32 +229,42 @@ fn receive_spec(socket: &mut &UnixStream) -> anyhow::Result<Spec> {
     spec.ok_or_else(|| Failure::new(Exit::Refused, "no job came that this machine knows").into())
 }
 
-/// The module that the peer sends when it is asked to.
+/// The module that the peer sends when it is asked to, or the rest of it.
 fn receive_module(
-    spec: &Spec,
-    hash: CellHash,
-    socket: &mut &UnixStream,
-    out: &Out,
+    home: &Home,
+    (peer, spec, hash): (AccountId, &Spec, CellHash),
+    parts: &Parts,
+    (mut socket, out): (&UnixStream, &Out),
 ) -> anyhow::Result<Vec<u8>> {
     let refuse = |message: &str| anyhow::Error::from(Failure::new(Exit::Refused, message));
     let length = usize::try_from(spec.module_bytes).unwrap_or(usize::MAX);
     if length > MODULE_BYTES_MAX {
         return Err(refuse("the module is too long"));
     }
-    out.write(Kind::NeedModule, &[]);
-    let (mut wasm, mut content) = (Vec::new(), Vec::new());
-    while wasm.len() < length {
-        match wire::read(socket, &mut content) {
-            Ok(Some(Kind::Module)) if wasm.len() + content.len() <= length => {
-                wasm.extend_from_slice(&content);
-            }
-            _ => return Err(refuse("the module did not come")),
+    let mut upload = parts.upload((peer, &Peers::read(home)?), hash, length);
+    let mut content = Vec::new();
+    loop {
+        let before = upload.wasm.len();
+        if before < length {
+            out.write(Kind::NeedModule, &wire::offset(before));
         }
+        while upload.wasm.len() < length {
+            match wire::read(&mut socket, &mut content) {
+                Ok(Some(Kind::Module)) if upload.wasm.len() + content.len() <= length => {
+                    upload.add(&content);
+                }
+                _ => return Err(refuse("the module did not come")),
+            }
+        }
+        if CellHash::of(&upload.wasm) == hash {
+            return Ok(upload.wasm);
+        }
+        upload.discard();
+        if before == 0 {
+            return Err(refuse("the module is not the one that was announced"));
+        }
+        // What came before may be what is wrong, of another connection or of this disk: once more from the start.
     }
-    if CellHash::of(&wasm) != hash {
-        return Err(refuse("the module is not the one that was announced"));
-    }
-    Ok(wasm)
 }
 
 struct Running<'a> {

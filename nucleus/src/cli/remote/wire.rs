@@ -27,7 +27,7 @@ pub(super) enum Kind {
     Module = 2,
     /// A part of standard input; without content its end.
     Input = 3,
-    /// From the machine that runs it: send the module. No content.
+    /// From the machine that runs it: send the module, from the [`offset`] that is the content.
     NeedModule = 16,
     /// What it does before the job runs, for people.
     Progress = 17,
@@ -123,6 +123,19 @@ fn write_one(to: &mut impl Write, kind: Kind, content: &[u8]) -> io::Result<()> 
     to.write_all(&frame)
 }
 
+/// From where a module is wanted, as the content of a frame: none for its start, or eight bytes, little endian.
+pub(super) fn offset(at: usize) -> Vec<u8> {
+    if at == 0 { Vec::new() } else { (at as u64).to_le_bytes().to_vec() }
+}
+
+/// The same, read; `None` of what is none.
+pub(super) fn read_offset(content: &[u8]) -> Option<usize> {
+    if content.is_empty() {
+        return Some(0);
+    }
+    usize::try_from(u64::from_le_bytes(content.try_into().ok()?)).ok()
+}
+
 /// Reads one frame into the buffer; `None` where the connection ends between two.
 pub(super) fn read(from: &mut impl Read, content: &mut Vec<u8>) -> io::Result<Option<Kind>> {
     let mut head = [0; 5];
@@ -170,6 +183,16 @@ mod tests {
         }
         assert_eq!(output, long);
         assert_eq!(read(&mut from, &mut content).unwrap(), None);
+    }
+
+    #[test]
+    fn offsets_arrive() {
+        for at in [0, 1, 255, usize::MAX] {
+            assert_eq!(read_offset(&offset(at)), Some(at));
+        }
+        for wrong in [&[7][..], &[0; 7], &[0; 9]] {
+            assert_eq!(read_offset(wrong), None);
+        }
     }
 
     #[test]

@@ -171,6 +171,7 @@ impl Nucleus {
         }
         let (settings, events) = (self.donation.settings.clone(), self.donation.events.clone());
         let (memory_mb, disk_mb) = (settings.memory_mb_max, settings.disk_mb_max);
+        let bandwidth_kb_s = settings.bandwidth_kb_s_max;
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let since_ms = u64::try_from(since.as_millis()).unwrap_or_default();
         let watch = Watch::start(settings, self.home.root(), (by, since_ms), events)
@@ -178,6 +179,9 @@ impl Nucleus {
         let now = Instant::now();
         let lent = Lent { by, since_ms, heard: now, seen: now, decision: None, watch };
         self.jobs.lend(memory_mb, disk_mb);
+        if let Some(gateway) = &mut self.gateway {
+            gateway.lend(bandwidth_kb_s);
+        }
         (self.donation.lent, self.donation.was_lent) = (Some(lent), true);
         tracing::info!(by, "this machine is lent");
         Ok(())
@@ -225,6 +229,9 @@ impl Nucleus {
         if let Some(lent) = self.donation.lent.take() {
             tracing::info!(by = lent.by, "this machine is not lent any more");
             self.end_work();
+            if let Some(gateway) = &mut self.gateway {
+                gateway.lend(None);
+            }
         }
         self.donation_row()
     }
