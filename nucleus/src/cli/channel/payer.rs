@@ -312,12 +312,17 @@ pub(crate) struct Settled {
 }
 
 impl Settled {
+    /// What was paid, for people.
+    pub(crate) fn text(&self) -> String {
+        let Self { channel, standing } = self;
+        let (paid, deposit) = (NanoAtp(standing.paid_nano), NanoAtp(standing.deposit_nano));
+        format!("channel {}: {paid} of {deposit} ATP were paid; the rest is back", channel.short())
+    }
+
     /// Says what was paid.
     pub(crate) fn tell(&self, output: &Output) {
         let Self { channel, standing } = self;
-        let (paid, deposit) = (NanoAtp(standing.paid_nano), NanoAtp(standing.deposit_nano));
-        let id = channel.short();
-        output.note(&format!("channel {id}: {paid} of {deposit} ATP were paid; the rest is back"));
+        output.note(&self.text());
         if output.json() {
             let line = json!({ "channel": channel.to_string(), "standing": standing });
             output.machine_note(&line);

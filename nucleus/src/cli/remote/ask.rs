@@ -14,6 +14,7 @@ use cell_peer::Request;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
+use super::interrupt::{self, Interrupts};
 use super::job_ids;
 use super::paid::{self, Due, Pay};
 use super::upload::Upload;
@@ -90,7 +91,10 @@ pub(super) fn run(
     let spec = asked.spec(asked.receipt.is_some())?;
     let mut streams = Terminal { output, bar: output.progress("sending the job") };
     let said = ask((home, machine), (&spec, pay), asked.wasm, (&mut streams, &|_, _| Ok(())));
-    let said = said.map_err(|failed| failed.error)?;
+    let said = said.map_err(|failed| match pay.interrupts.has_happened() {
+        true => interrupt::failure(&format!("{:#}", failed.error)).into(),
+        false => failed.error,
+    })?;
     if let Some(receipt) = &said.receipt {
         check(receipt, &spec, &said)?;
         if output.json() {
@@ -192,7 +196,7 @@ pub(super) fn ask(
     let channel = paying.as_ref().map(|paying| paying.channel.to_string());
     let payer = channel.clone().unwrap_or_else(|| cell_ledger::signed::node(&own).to_string());
     let spec = Spec { channel, ..spec.clone() };
-    let told = reach((home, machine), (&spec, wasm), streams);
+    let told = reach((home, machine), (&spec, wasm), (streams, &pay.interrupts));
     let told = told.map(|(end, receipt, output)| Said {
         end,
         receipt,
@@ -223,7 +227,10 @@ pub(super) fn ask(
         (Err(Unanswered { error, .. }), Some(Err(unsettled))) => {
             Err(failed(true, error.context(format!("{unsettled:#}"))))
         }
-        (Err(unanswered), _) => Err(unanswered),
+        (Err(Unanswered { was_sent, error }), Some(Ok(settled))) => {
+            Err(failed(was_sent, error.context(settled.text())))
+        }
+        (Err(unanswered), None) => Err(unanswered),
     }
 }
 
@@ -231,14 +238,15 @@ pub(super) fn ask(
 fn reach(
     (home, machine): (&Home, &Machine),
     (spec, wasm): (&Spec, &[u8]),
-    streams: &mut dyn Streams,
+    (streams, interrupts): (&mut dyn Streams, &Interrupts),
 ) -> Result<Told, Unanswered> {
     let mut upload = Upload::new(wasm);
     loop {
         upload.dial();
         let told = match machine.connect(home, &Request::Job, DIAL_TIME_MAX) {
             Ok(mut socket) => {
-                let told = tell(&mut socket, (spec, &mut upload), streams);
+                let told = interrupts.watch(&socket);
+                let told = told.and_then(|()| tell(&mut socket, (spec, &mut upload), streams));
                 // Whoever still carries input there sees that it is over.
                 let _ = socket.shutdown(Shutdown::Both);
                 told.inspect_err(|_| upload.lost())
@@ -254,7 +262,8 @@ fn reach(
             Ok(told) => return Ok(told),
             Err(error) => error,
         };
-        let Some((wait, text)) = upload.again() else {
+        let again = upload.again().filter(|_| !interrupts.has_happened());
+        let Some((wait, text)) = again else {
             return Err(Unanswered { was_sent: upload.may_have_run(), error });
         };
         streams.note(&text);

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::ask::{self, Streams, Unanswered};
 use super::choose::Candidate;
 use super::input::Input;
+use super::interrupt;
 use super::paid::{self, Pay};
 use super::wire::{End, Spec};
 use crate::cli::output::escape;
@@ -108,6 +109,9 @@ impl Work<'_> {
             }
             Err(Unanswered { was_sent, error }) => {
                 let why = line(&format!("{error:#}"));
+                if self.pay.interrupts.has_happened() {
+                    return Attempt::GivenUp(interrupt::failure(&why));
+                }
                 return match was_sent {
                     true => Attempt::Lost(why),
                     false => Attempt::NotRun { exit: Exit::of(&error), why },

@@ -10,6 +10,7 @@ mod check;
 mod choose;
 mod in_turn;
 mod input;
+mod interrupt;
 mod job_ids;
 mod modules;
 mod paid;
@@ -78,6 +79,7 @@ pub(crate) fn run(
     output: &Output,
 ) -> anyhow::Result<Exit> {
     let on = elsewhere.on.as_deref().unwrap_or_default();
+    let _signals = elsewhere.pay.hear_interrupts()?;
     let peers = Peers::read(home)?;
     let is_any = on == ANY;
     let check = match elsewhere.check {

@@ -10,6 +10,7 @@ use cell_host::price;
 use clap::Args;
 use serde_json::Value;
 
+use super::interrupt::Interrupts;
 use crate::cli::channel::{Money, Paying, Purse, Settled};
 use crate::cli::{Exit, Failure};
 use crate::home::Home;
@@ -30,9 +31,16 @@ pub(crate) struct Pay {
     /// The most of it that is at stake at a time, in ATP. Default: a tenth of the budget; a 4,000th at least.
     #[arg(long, value_name = "ATP", requires = "ledger", value_parser = NanoAtp::parse_atp)]
     slice: Option<NanoAtp>,
+    #[arg(skip)]
+    pub(super) interrupts: Interrupts,
 }
 
 impl Pay {
+    /// From now on Ctrl-C ends the work and pays for it, where a channel does.
+    pub(super) fn hear_interrupts(&self) -> anyhow::Result<Option<tokio::runtime::Runtime>> {
+        self.ledger.as_ref().map(|_| self.interrupts.hear()).transpose()
+    }
+
     /// A channel over the budget and what compiling costs, whose bills are paid from here on; `None` where
     /// the account there pays.
     pub(super) fn open(

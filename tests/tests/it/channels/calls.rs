@@ -110,7 +110,10 @@ fn a_channel_is_nobody_elses_purse() {
     assert!(refused.to_string().contains("cannot cover"), "{refused}");
     drop(client);
     Process::of(running.0.id()).unwrap().signal(Signal::INT);
+    // Ctrl-C pays what was done, and the rest is back at once.
     let (code, told) = running.end();
-    println!("{code:?}: {told}");
+    assert_eq!(code, Some(130), "{told}");
+    assert!(told.contains("interrupted; ") && told.contains("the rest is back"), "{told}");
     agree(&two, compiled);
+    assert_eq!(two.held(), 0);
 }
