@@ -45,22 +45,24 @@ pub fn dial(
     Ok(ours)
 }
 
-/// Finds out whether somebody answers there within this time, and nothing more. Of a machine behind a relay
-/// that is the machine itself, which comes and meets.
+/// Finds out whether somebody answers there within this time, and after how long; and nothing more. Of a machine
+/// behind a relay that is the machine itself, which comes and meets.
 pub fn knock(
     address: &str,
     credentials: &Credentials,
     wanted: AccountId,
     timeout: Duration,
-) -> Result<(), PeerError> {
-    let route = Route::parse(address)?;
+) -> Result<Duration, PeerError> {
+    let (route, started) = (Route::parse(address)?, Instant::now());
     if route.relay.is_some() {
-        return reach(&route, credentials, wanted, Instant::now() + timeout).map(drop);
+        return reach(&route, credentials, wanted, started + timeout).map(|_| started.elapsed());
     }
     let mut failed = PeerError::Connection(ErrorKind::NotFound);
     for address in route.at.to_socket_addrs()?.take(ADDRESSES_KNOCKED_AT) {
+        // Looking the name up is no part of how far it is.
+        let started = Instant::now();
         match TcpStream::connect_timeout(&address, timeout) {
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(started.elapsed()),
             Err(error) => failed = error.into(),
         }
     }

@@ -235,11 +235,11 @@ fn who_answers_is_known() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (us, anybody) = (node(1), node(2).account);
     let address = listener.local_addr().unwrap().to_string();
-    assert_eq!(tunnel::knock(&address, &us.credentials, anybody, TIMEOUT), Ok(()));
+    assert!(tunnel::knock(&address, &us.credentials, anybody, TIMEOUT).is_ok());
     drop(listener);
     assert!(tunnel::knock(&address, &us.credentials, anybody, TIMEOUT).is_err());
     let through = format!("{}@{}", node(2).account, relay(2, 3, 100).split_once('@').unwrap().1);
-    assert_eq!(tunnel::knock(&through, &us.credentials, node(3).account, TIMEOUT), Ok(()));
+    assert!(tunnel::knock(&through, &us.credentials, node(3).account, TIMEOUT).is_ok());
 }
 
 fn pair() -> (TcpStream, TcpStream) {

@@ -266,7 +266,8 @@ fn long_content_is_several_records() {
 fn requests_and_answers() {
     let name = cell_abi::CellName::parse("hello").unwrap();
     let request = Request::Cell(name);
-    let through = [Request::Wait, Request::Through(node(1).account), Request::Meet([9; TOKEN_BYTES])];
+    let through =
+        [Request::Wait, Request::Through(node(1).account), Request::Meet([9; TOKEN_BYTES])];
     let all = [request, Request::Job, Request::Channel, Request::Escrow];
     for request in all.into_iter().chain(through) {
         assert_eq!(Request::decode(&request.encode()), Ok(request));

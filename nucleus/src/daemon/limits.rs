@@ -34,6 +34,16 @@ cell_abi::limits! {
         /// The gateway is ended, and another one starts.
         SEND_TIME_MAX: Duration;
     }
+    crate::daemon::ways {
+        /// Connections to relays that are being opened.
+        ///
+        /// One more is not opened; whom it was to fetch is told by the relay that nobody came.
+        DIALS_MAX: usize;
+        /// Longest reason that is kept why this machine does not wait at a relay, in bytes.
+        ///
+        /// It is cut.
+        WHY_BYTES_MAX: usize;
+    }
     crate::daemon::jobs {
         /// Jobs of all other machines at once.
         ///

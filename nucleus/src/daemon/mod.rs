@@ -22,10 +22,12 @@ mod readiness;
 mod scan;
 mod state;
 mod storage;
+pub(crate) mod ways;
 mod workers;
 
 use std::fs;
 use std::io::Write as _;
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -77,6 +79,8 @@ pub(crate) enum Event {
     Gateway(u64, FromGateway, Vec<OwnedFd>, Unheard),
     /// The gateway with this number is gone.
     GatewayGone(u64),
+    /// The connection to a relay that the gateway with this number asked for under this id.
+    Dialled(u64, u64, Result<TcpStream, String>),
     /// `cells/` was looked at.
     Scanned(Scan),
     /// A cell was read, gated and compiled, or was not.
@@ -115,7 +119,7 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
     let scanner = Scanner::start(home, events.clone())?;
     metrics::serve(bind(&home.metrics_socket())?, config.metrics.port, &events)?;
     let gateway = Gateway::start(home, &config, &events)?;
-    let announcer = Announcer::start(home, &config, gateway.as_ref().map(Gateway::listens))?;
+    let announcer = Announcer::start(home, &config, gateway.as_ref().and_then(Gateway::listens))?;
     let donation = Donation::new(config.donate.clone(), events.clone());
     control::serve(listener, events)?;
     let (kept, rates) = (config.receipts.kept_mb_max << 20, config.prices.rates());
@@ -234,6 +238,11 @@ impl Nucleus {
             Event::GatewayGone(number) => {
                 if let Some(gateway) = self.gateway.as_mut().filter(|g| g.is_current(number)) {
                     gateway.gone();
+                }
+            }
+            Event::Dialled(number, id, stream) => {
+                if let Some(gateway) = self.gateway.as_mut().filter(|g| g.is_current(number)) {
+                    gateway.dialled(id, stream);
                 }
             }
             Event::Scanned(scan) => {
@@ -377,7 +386,8 @@ impl Nucleus {
             up_s: self.started.elapsed().as_secs(),
             worker_restarts: self.workers.restarts(),
             workers: self.workers.rows(),
-            listens: self.gateway.as_ref().map(Gateway::address),
+            listens: self.gateway.as_ref().and_then(Gateway::listens).map(|at| at.to_string()),
+            through: self.gateway.as_ref().map(Gateway::ways).unwrap_or_default(),
             walls_missing: self.walls.iter().filter(|wall| is_missed(wall)).cloned().collect(),
         };
         Snapshot { nucleus: Some(nucleus), cells: self.cells.rows() }

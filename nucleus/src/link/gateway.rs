@@ -1,16 +1,23 @@
 //! The messages between a nucleus and its gateway, which speaks with other machines.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::walls::Wall;
 
+/// How long the nucleus tries to connect to a relay for the gateway.
+pub(crate) const DIAL_TIME_MAX: Duration = Duration::from_secs(5);
+
 /// From the nucleus to its gateway.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToGateway {
-    /// The first message. Descriptor: the listening socket.
+    /// The first message. Descriptor: the listening socket, if this machine listens.
     Start {
         /// [`cell_peer::Credentials`]; never the identity itself.
         credentials: Vec<u8>,
+        /// Keys of the relays at which this machine waits.
+        relays: Vec<[u8; 32]>,
     },
     /// Use these from now on.
     Credentials(Vec<u8>),
@@ -18,6 +25,8 @@ pub(crate) enum ToGateway {
     Served { id: u64, is_known: bool },
     /// It is not.
     Refused { id: u64, why: String },
+    /// What `Dial` asked for. Descriptor: the connection; without one, this is why.
+    Dialled { id: u64, why_not: String },
 }
 
 /// From the gateway to its nucleus.
@@ -25,9 +34,14 @@ pub(crate) enum ToGateway {
 pub(crate) enum FromGateway {
     /// It takes connections; these are the walls around it.
     Ready { walls: Vec<Wall> },
-    /// A peer wants something. Descriptor: its connection, as bytes that are no longer secret. Who it is
-    /// follows from its proof and the session's key, which the nucleus checks itself.
+    /// A peer wants something. Descriptor, unless it wants to wait or to be connected: its connection, as
+    /// bytes that are no longer secret. Who it is follows from its proof and the session's key, which the
+    /// nucleus checks itself.
     Connect { id: u64, proof: Vec<u8>, public: Vec<u8>, wanted: Wanted },
+    /// A connection to one of the relays is needed, counted from 0 as they were named.
+    Dial { id: u64, way: u32 },
+    /// This machine waits at a relay from now on, or why it does not.
+    Waits { way: u32, why_not: Option<String> },
 }
 
 /// What a peer may want.
@@ -41,4 +55,8 @@ pub(crate) enum Wanted {
     Channel,
     /// To have the ledger hold deposits and pay them out.
     Escrow,
+    /// To wait here for those who want to be connected to it.
+    Wait,
+    /// To be connected to the machine with this key.
+    Through([u8; 32]),
 }
