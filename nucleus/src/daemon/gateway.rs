@@ -265,11 +265,15 @@ impl Gateway {
 
     /// Hands a connection to a relay over, or why there is none.
     pub(super) fn dialled(&mut self, id: u64, stream: Result<TcpStream, String>) {
-        let (stream, why_not) = match stream {
-            Ok(stream) => (Some(stream), String::new()),
-            Err(why_not) => (None, why_not),
-        };
-        self.send(&ToGateway::Dialled { id, why_not }, stream.as_ref());
+        // Behind its walls the gateway cannot ask where a connection goes.
+        let connected = stream.and_then(|stream| match stream.peer_addr() {
+            Ok(address) => Ok((stream, address.ip())),
+            Err(error) => Err(error.to_string()),
+        });
+        match connected {
+            Ok((stream, at)) => self.send(&ToGateway::Dialled { id, at }, Some(&stream)),
+            Err(why) => self.send(&ToGateway::NotDialled { id, why }, None),
+        }
     }
 
     fn send(&mut self, message: &ToGateway, stream: Option<&TcpStream>) {

@@ -191,11 +191,9 @@ impl Hall {
     }
 
     /// The same for one that came through a relay, whose address it has. It may have begun to speak.
-    fn arrive(&mut self, (stream, records): Arrival) -> anyhow::Result<()> {
-        // One that is gone already has no address.
-        let Ok(address) = stream.peer_addr() else { return Ok(()) };
-        let (source, since) = (Source::of(address.ip()), Instant::now());
-        let id = self.enter(Waiting { stream, source, since, records, stage: Stage::Preface });
+    fn arrive(&mut self, Arrival { stream, source, records }: Arrival) -> anyhow::Result<()> {
+        let (since, stage) = (Instant::now(), Stage::Preface);
+        let id = self.enter(Waiting { stream, source, since, records, stage });
         self.go_on(id)
     }
 
@@ -365,9 +363,14 @@ impl Hall {
                     party.refuse(&why);
                 }
             }
-            ToGateway::Dialled { id, why_not } => {
-                let stream = fds.into_iter().next().map(TcpStream::from).ok_or(why_not);
+            ToGateway::Dialled { id, at } => {
+                let stream = fds.into_iter().next().map(TcpStream::from);
+                let stream = stream.ok_or("the connection is lost").map_err(String::from);
+                let stream = stream.map(|stream| (stream, Source::of(at)));
                 self.ways.dialled(id, stream, &self.credentials, &self.link)?;
+            }
+            ToGateway::NotDialled { id, why } => {
+                self.ways.dialled(id, Err(why), &self.credentials, &self.link)?;
             }
         }
         Ok(true)

@@ -10,6 +10,8 @@ mod limits;
 mod meter;
 mod relay;
 mod sessions;
+#[cfg(test)]
+mod testing;
 mod ways;
 
 use anyhow::{Context as _, bail};

@@ -177,3 +177,7 @@ impl Party {
         let _ = self.answer(&Answer::No(why.to_owned()));
     }
 }
+
+#[cfg(test)]
+#[path = "relay_tests.rs"]
+mod tests;

@@ -65,13 +65,20 @@ enum Stage {
     Waiting(Socket, Session),
 }
 
+/// A connection, and what came over it.
 struct Socket {
     stream: TcpStream,
+    source: Source,
     records: Records,
 }
 
-/// Somebody who came through a relay: a connection like one that was accepted, and what came of it already.
-pub(super) type Arrival = (TcpStream, Records);
+/// Somebody who came through a relay: a connection like one that was accepted from that address, and what came
+/// over it already.
+pub(super) struct Arrival {
+    pub(super) stream: TcpStream,
+    pub(super) source: Source,
+    pub(super) records: Records,
+}
 
 /// Where a record led.
 enum Next {
@@ -128,7 +135,7 @@ impl Ways {
     pub(super) fn dialled(
         &mut self,
         id: u64,
-        stream: Result<TcpStream, String>,
+        stream: Result<(TcpStream, Source), String>,
         credentials: &Credentials,
         link: &Link,
     ) -> std::io::Result<()> {
@@ -166,8 +173,8 @@ impl Ways {
             let (stage, token) = match record.and_then(|record| stage.step(&record, purpose)) {
                 Ok(Next::On(stage)) => (stage, None),
                 Ok(Next::Wanted(stage, token)) => (stage, Some(token)),
-                Ok(Next::Arrived(Socket { stream, records })) => {
-                    return Ok(Some((stream, records)));
+                Ok(Next::Arrived(Socket { stream, source, records })) => {
+                    return Ok(Some(Arrival { stream, source, records }));
                 }
                 Err(error) => {
                     self.fell(way, purpose, since, &error.to_string(), (link, now))?;
@@ -175,7 +182,7 @@ impl Ways {
                 }
             };
             let begins = !was_waiting && matches!(stage, Stage::Waiting(..));
-            let source = stage.socket().and_then(|socket| socket.stream.peer_addr().ok());
+            let source = stage.socket().map(|socket| socket.source);
             // From here on `since` says since when it waits.
             let since = if begins { now } else { since };
             self.lines.insert(id, Line { way, purpose, stage, since });
@@ -184,7 +191,7 @@ impl Ways {
             }
             if let (Some(token), Some(source)) = (token, source)
                 && self.arriving(way) < ARRIVALS_PER_RELAY_MAX
-                && meter.admits(Source::of(source.ip()), now)
+                && meter.admits(source, now)
             {
                 self.dial(way, Purpose::Meet(token), link, now)?;
             }
@@ -247,13 +254,13 @@ impl Line {
 }
 
 fn begin(
-    stream: TcpStream,
+    (stream, source): (TcpStream, Source),
     credentials: &Credentials,
     relay: AccountId,
 ) -> Result<Stage, PeerError> {
     stream.set_nonblocking(true)?;
     let (handshake, first) = Handshake::initiate(credentials, relay, tunnel::now_s())?;
-    let mut socket = Socket { stream, records: Records::default() };
+    let mut socket = Socket { stream, source, records: Records::default() };
     socket.stream.write_all(&first)?;
     Ok(Stage::Handshake(socket, handshake))
 }
@@ -356,3 +363,7 @@ fn jittered(delay: Duration) -> Duration {
     let [part] = random.map(u32::from);
     delay / 2 + delay / 2 * part / u32::from(u8::MAX)
 }
+
+#[cfg(test)]
+#[path = "ways_tests.rs"]
+mod tests;

@@ -1,5 +1,6 @@
 //! The messages between a nucleus and its gateway, which speaks with other machines.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -25,8 +26,10 @@ pub(crate) enum ToGateway {
     Served { id: u64, is_known: bool },
     /// It is not.
     Refused { id: u64, why: String },
-    /// What `Dial` asked for. Descriptor: the connection; without one, this is why.
-    Dialled { id: u64, why_not: String },
+    /// What `Dial` asked for, and the address that it is connected to. Descriptor: the connection.
+    Dialled { id: u64, at: IpAddr },
+    /// There is no such connection.
+    NotDialled { id: u64, why: String },
 }
 
 /// From the gateway to its nucleus.

@@ -37,6 +37,7 @@ mod postgres;
 mod prices;
 mod readiness;
 mod receipts;
+mod relay;
 mod remote_jobs;
 mod running;
 mod schema;
