@@ -109,7 +109,7 @@ impl Machine {
         let known = peers.find(text);
         let known = known.with_context(|| format!("no peer is called `{text}`; {how}"))?;
         let address = known.address.clone().with_context(|| {
-            format!("`{text}` has no address; add it again with --at HOST:PORT")
+            format!("`{text}` has no address; add it again with --at HOST:PORT, or --at RELAYKEY@HOST:PORT")
         })?;
         Ok(Self { peer: AccountId::parse(&known.key)?, address })
     }

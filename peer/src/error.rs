@@ -44,7 +44,7 @@ pub enum PeerError {
         /// Which one.
         relay: AccountId,
         /// What went wrong with it.
-        why: Box<PeerError>,
+        why: Box<Self>,
     },
     /// This is not where a machine can be.
     #[error("`{0}` is no HOST:PORT, and no RELAYKEY@HOST:PORT")]

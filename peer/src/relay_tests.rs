@@ -293,8 +293,7 @@ fn a_splice_holds_little() {
         }
     }
     // Two pairs of the kernel's buffers, and one of ours.
-    let buffer = rustix::net::sockopt::socket_recv_buffer_size(&theirs).unwrap();
-    assert!(written >= SPLICE_BYTES_MAX && written < (64 << 20), "{written}, {buffer}");
+    assert!((SPLICE_BYTES_MAX..64 << 20).contains(&written), "{written}");
     drop((ours, theirs));
     assert!(running.join().unwrap().is_err());
 }

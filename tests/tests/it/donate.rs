@@ -17,7 +17,7 @@ use crate::remote_jobs::{SPIN, Two, two};
 use crate::top::Screen;
 
 /// Nothing pauses it: whoever else uses the machine that this runs on has no say.
-const ALWAYS: &str = "[donate]\nonly_when_idle = false\nothers_cores_max = 1024\non_battery = true\n\
+pub(crate) const ALWAYS: &str = "[donate]\nonly_when_idle = false\nothers_cores_max = 1024\non_battery = true\n\
                       battery_percent_min = 0\ntemperature_c_max = 150\n";
 
 /// Counts down from `MANY`, and says so: a thousand millions take about a second, and 16 ATP.
@@ -35,13 +35,13 @@ const COUNT: &str = r#"(module
         (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#;
 
 /// `cell donate`, and the lines that it prints.
-struct Donate {
+pub(crate) struct Donate {
     child: Child,
     lines: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Donate {
-    fn start(home: &Home) -> Self {
+    pub(crate) fn start(home: &Home) -> Self {
         let mut command = home.command(["donate", "--json"]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
         let lines = Arc::new(Mutex::new(Vec::new()));
@@ -82,7 +82,7 @@ fn status(home: &Home) -> Value {
 }
 
 #[track_caller]
-fn wait_for(home: &Home, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+pub(crate) fn wait_for(home: &Home, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     eventually(what, || Some(status(home)).filter(|row| is_so(row)))
 }
 
@@ -90,7 +90,7 @@ fn is_paused(row: &Value, why: &str) -> bool {
     row["state"] == "paused" && row["reason"].as_str().is_some_and(|reason| reason.contains(why))
 }
 
-fn is_working(row: &Value) -> bool {
+pub(crate) fn is_working(row: &Value) -> bool {
     row["state"] == "working"
 }
 

@@ -11,6 +11,7 @@ use cell_tests::{Home, Nucleus, eventually, sample, wat};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::donate::{ALWAYS, Donate, is_working, wait_for};
 use crate::peers::{identity, key};
 use crate::remote_jobs::CAT;
 
@@ -309,6 +310,25 @@ fn strangers_come_through_where_the_relay_lets_them() {
     stranger.cell(call).expect(0);
     // To wait takes a name.
     relay.refuses(&stranger, &Request::Wait, "cell peer add");
+}
+
+/// A PC behind a router is lent like one with an open port, for as long as that lasts.
+#[test]
+fn a_machine_without_a_port_is_lent() {
+    let relay = relay("relay = true\n");
+    let behind = behind(&relay, ALWAYS);
+    wait_until_it_waits(&behind.nucleus);
+    let donating = Donate::start(&behind.nucleus);
+    let row = wait_for(&behind.nucleus, "it works for others", is_working);
+    assert_eq!(row["listens"], json!(relay.at()));
+    let on = behind.on(&relay);
+    let run = ["run", "--on", &on, &behind.cat];
+    let ran = behind.home.cell_with_input(run, b"hello");
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(7), "hello"), "{}", ran.stderr);
+    behind.nucleus.cell(["donate", "stop"]).expect(0);
+    let ran = behind.home.cell_with_input(run, b"hello");
+    assert!(ran.expect(1).stderr.contains("not lent"), "{}", ran.stderr);
+    drop(donating);
 }
 
 fn token(line: &mut impl std::io::Read) -> Token {
