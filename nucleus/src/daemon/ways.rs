@@ -129,8 +129,9 @@ impl Drop for Counted {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{SocketAddr, TcpListener};
     use std::sync::mpsc;
+    use std::time::Duration;
 
     use super::*;
 
@@ -153,6 +154,28 @@ mod tests {
         assert!(dialled(3, 0).unwrap_err().contains("too many"));
         drop(under_way);
         assert_eq!(dialled(4, 0), Ok(()));
+    }
+
+    /// A relay that does not even refuse is given up.
+    #[test]
+    fn a_relay_that_does_not_answer_is_given_up() {
+        use rustix::net::{AddressFamily, SocketType, bind, getsockname, listen, socket};
+        let silent = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&silent, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        listen(&silent, 0).unwrap();
+        let at = SocketAddr::try_from(getsockname(&silent).unwrap()).unwrap();
+        // Once its queue is full the kernel lets whoever knocks wait.
+        let (mut kept, short) = (Vec::new(), Duration::from_millis(200));
+        while let Ok(stream) = TcpStream::connect_timeout(&at, short) {
+            kept.push(stream);
+        }
+        let ways = Ways::new(&[format!("{}@{at}", "ab".repeat(32)).parse().unwrap()]);
+        let (events, inbox) = mpsc::channel();
+        ways.dial(1, (2, 0), &events);
+        match inbox.recv_timeout(DIAL_TIME_MAX * 4).unwrap() {
+            Event::Dialled(1, 2, Err(why)) => assert!(why.contains("timed out"), "{why}"),
+            _ => panic!("it is connected"),
+        }
     }
 
     #[test]
