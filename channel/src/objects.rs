@@ -52,7 +52,7 @@ pub struct LedgerAt {
     /// The machine's key, which signs [`Funded`].
     #[serde(with = "signed::text")]
     pub key: AccountId,
-    /// HOST:PORT.
+    /// HOST:PORT, or RELAYKEY@HOST:PORT.
     pub address: String,
 }
 

@@ -32,7 +32,7 @@ cell_abi::limits! {
         CLOCKS_APART_S_MAX: u64;
     }
     crate::address {
-        /// Longest HOST:PORT in a record, in bytes.
+        /// Longest HOST:PORT in a record, in bytes, without a relay's key.
         ///
         /// A record with a longer one is refused.
         ADDRESS_BYTES_MAX: usize;

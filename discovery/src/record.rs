@@ -48,7 +48,7 @@ pub struct Serves {
 /// What a machine has to say, before it is signed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Offer {
-    /// Where it listens; at least one.
+    /// Where it listens, or through whom it is reached; at least one.
     pub addresses: Vec<Address>,
     /// What for.
     pub serves: Serves,
@@ -73,7 +73,7 @@ pub struct NodeRecord {
     /// The machine's identity.
     #[serde(with = "signed::text")]
     pub key: AccountId,
-    /// Where it listens.
+    /// Where it listens, or through whom it is reached.
     #[serde(with = "text::many")]
     pub addresses: Vec<Address>,
     /// What for.

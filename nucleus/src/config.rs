@@ -1,5 +1,6 @@
 //! `nucleus.toml`: what the operator of a nucleus decides. Everything has a default.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,9 @@ pub(crate) const ANNOUNCE_MAX: usize = 8;
 /// Addresses that it says it has.
 pub(crate) const ADDRESSES_MAX: usize = 8;
 
+/// Relays at which it waits.
+pub(crate) const RELAYS_MAX: usize = 4;
+
 /// The file, checked.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -67,11 +71,18 @@ pub(crate) struct Config {
 pub(crate) struct Listening {
     /// Where to listen for them, such as `0.0.0.0:7316`. Default: nowhere.
     pub(crate) listen: Option<String>,
+    /// Relays at which to wait for them, as RELAYKEY@HOST:PORT: machines that listen, and pass connections on to
+    /// this one, which needs no port of its own. Default: none.
+    #[serde(deserialize_with = "relays")]
+    pub(crate) through: Vec<Address>,
+    /// Whether connections are passed on to machines that wait here. Default: no.
+    pub(crate) relay: bool,
     /// Who is served. Default: those that `cell peer add` named.
     pub(crate) trust: Trust,
     /// Where this machine says that it is here: `"lan"`, files, or a list of both. Default: nowhere.
     pub(crate) announce: Announce,
-    /// Where others reach it, as HOST:PORT. Default: `listen`, if that names an address.
+    /// Where others reach it, as HOST:PORT or RELAYKEY@HOST:PORT. Default: `listen`, if that names an address,
+    /// and `through`.
     #[serde(deserialize_with = "addresses")]
     pub(crate) addresses: Vec<Address>,
     /// What all their sessions together may take of the line in each direction, in KiB a second: 64 to 4,194,304.
@@ -98,6 +109,8 @@ impl Default for Listening {
     fn default() -> Self {
         Self {
             listen: None,
+            through: Vec::new(),
+            relay: false,
             trust: Trust::default(),
             announce: Announce::default(),
             addresses: Vec::new(),
@@ -109,6 +122,30 @@ impl Default for Listening {
             claim_s: CLAIM_S,
             escrow: false,
         }
+    }
+}
+
+impl Listening {
+    /// Whether others can reach this machine, by an address of its own or through a relay.
+    pub(crate) const fn is_reachable(&self) -> bool {
+        self.listen.is_some() || !self.through.is_empty()
+    }
+
+    /// What one key says of another.
+    fn check(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            self.is_reachable() || !self.announce.is_wanted(),
+            "peers.announce needs peers.listen or peers.through: nobody could connect"
+        );
+        anyhow::ensure!(
+            self.listen.is_some() || !self.announce.lan,
+            "peers.announce = \"lan\" needs peers.listen: neighbours are told a port"
+        );
+        anyhow::ensure!(
+            self.listen.is_some() || !self.relay,
+            "peers.relay needs peers.listen: nobody could connect"
+        );
+        Ok(())
     }
 }
 
@@ -172,6 +209,22 @@ impl TryFrom<OneOrMany> for Announce {
 
 fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Address>, D::Error> {
     texts(from, "peers.addresses", ADDRESSES_MAX, str::parse)
+}
+
+fn relays<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Address>, D::Error> {
+    let all = texts(from, "peers.through", RELAYS_MAX, |text| match text.parse::<Address>() {
+        Ok(address) if address.relay().is_some() => Ok(address),
+        _ => Err(format!(
+            "peers.through: `{text}` must be RELAYKEY@HOST:PORT: the `owner` of `cell id` on the relay, and where that machine listens"
+        )),
+    })?;
+    let keys: BTreeSet<_> = all.iter().map(Address::relay).collect();
+    if keys.len() < all.len() {
+        return Err(D::Error::custom(
+            "peers.through names a relay twice; one address of it is enough",
+        ));
+    }
+    Ok(all)
 }
 
 fn ledgers<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<LedgerAt>, D::Error> {
@@ -297,10 +350,7 @@ impl Config {
             (1..=604_800).contains(&seconds),
             "peers.claim_s = {seconds} must be between 1 and 604800"
         );
-        anyhow::ensure!(
-            config.peers.listen.is_some() || !config.peers.announce.is_wanted(),
-            "peers.announce needs peers.listen: nobody could connect"
-        );
+        config.peers.check()?;
         let cores = config.worker.cores_max.unwrap_or(1.0);
         anyhow::ensure!(
             (0.01..=1024.0).contains(&cores),
@@ -337,10 +387,24 @@ mod tests {
             let error = format!("{:#}", announce(text).unwrap_err());
             assert!(error.contains(expect), "{text}: {error}");
         }
+        let (one, other) = (format!("{}@h:1", "ab".repeat(32)), format!("{}@h:1", "cd".repeat(32)));
+        let through = |text: &str| Config::parse(&format!("[peers]\nthrough = {text}"));
+        let found = through(&format!("{:?}\nannounce = \"/srv/nodes.jsonl\"", [&one, &other]));
+        assert_eq!(found.unwrap().peers.through.len(), 2);
+        for (text, expect) in [
+            ("[\"h:1\"]", "RELAYKEY@HOST:PORT"),
+            (&format!("[\"{one}\", \"{one}0\"]"), "twice"),
+            (&format!("{:?}", vec![&one; RELAYS_MAX + 1]), "is the most"),
+            (&format!("[\"{one}\"]\nannounce = \"lan\""), "needs peers.listen"),
+        ] {
+            let error = format!("{:#}", through(text).unwrap_err());
+            assert!(error.contains(expect), "{text}: {error}");
+        }
         for (text, expect) in [
             ("[peers]\nannounce = \"lan\"", "needs peers.listen"),
             ("[peers]\nbandwidth_kb_s_max = 63", "= 63 must be between 64 and 4194304"),
             ("[peers]\nbandwidth_kb_s_max = 4194305", "between 64"),
+            ("[peers]\nrelay = true", "peers.relay needs peers.listen"),
             ("require_wall = true", "require_wall"),
             ("[worker]\nmemory_mb_max = 1", "between 64"),
             ("[worker]\nmemory_gb_max = 1", "memory_gb_max"),

@@ -6,6 +6,10 @@ use cell_abi::Limit;
 
 cell_abi::limits! {
     crate::config {
+        /// Relays that `peers.through` names.
+        ///
+        /// The nucleus does not start.
+        RELAYS_MAX: usize;
         /// Largest `nucleus.toml`, in bytes.
         ///
         /// The nucleus does not start.
@@ -48,6 +52,16 @@ cell_abi::limits! {
         ///
         /// It is not sent.
         FDS_MAX: usize;
+    }
+    crate::link::gateway {
+        /// How long the nucleus tries to connect to a relay.
+        ///
+        /// It is tried again later.
+        DIAL_TIME_MAX: Duration;
+        /// How long connecting to a machine that has a cell may take, and then asking it for that.
+        ///
+        /// Calls of that cell go to the next machine that has it, or answer `Unreachable`.
+        REACH_TIME_MAX: Duration;
     }
     crate::link::state {
         /// Longest message about a cell's state between the nucleus and a worker, in bytes.

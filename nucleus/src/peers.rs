@@ -30,7 +30,7 @@ pub(crate) struct Peer {
     /// What it is called here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
-    /// Where it listens, as HOST:PORT, if it does.
+    /// Where it is reached, if it is: HOST:PORT where it listens, or RELAYKEY@HOST:PORT where it waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) address: Option<String>,
 }
@@ -94,12 +94,12 @@ fn path(home: &Home) -> PathBuf {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Machine {
     pub(crate) peer: AccountId,
-    /// HOST:PORT.
+    /// HOST:PORT, or RELAYKEY@HOST:PORT.
     pub(crate) address: String,
 }
 
 impl Machine {
-    /// Reads KEY@HOST:PORT, or the name of a peer that has an address.
+    /// Reads KEY@HOST:PORT, KEY@RELAYKEY@HOST:PORT, or the name of a peer that has an address.
     pub(crate) fn parse(text: &str, peers: &Peers) -> anyhow::Result<Self> {
         let how = "write KEY@HOST:PORT, or the name of a peer from `cell peer list`";
         if let Some((key, address)) = text.split_once('@') {
@@ -109,7 +109,7 @@ impl Machine {
         let known = peers.find(text);
         let known = known.with_context(|| format!("no peer is called `{text}`; {how}"))?;
         let address = known.address.clone().with_context(|| {
-            format!("`{text}` has no address; add it again with --at HOST:PORT")
+            format!("`{text}` has no address; add it again with --at HOST:PORT, or --at RELAYKEY@HOST:PORT")
         })?;
         Ok(Self { peer: AccountId::parse(&known.key)?, address })
     }
@@ -175,6 +175,10 @@ mod tests {
         let remote = Remote::parse(&format!("cell://{key}@[::1]:7316/hello"), &peers).unwrap();
         let address = remote.machine.address.as_str();
         assert_eq!((address, remote.cell.as_str()), ("[::1]:7316", "hello"));
+        let through = format!("cell://{key}@{}@h:1/hello", "cd".repeat(32));
+        let through = Remote::parse(&through, &peers).unwrap().machine;
+        assert_eq!(through.address, format!("{}@h:1", "cd".repeat(32)));
+        assert_eq!(through.peer, remote.machine.peer);
         let named = Remote::parse("cell://den/hello", &peers).unwrap();
         let address = named.machine.address.as_str();
         assert_eq!((named.machine.peer, address), (remote.machine.peer, "h:1"));

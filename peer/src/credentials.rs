@@ -21,6 +21,7 @@ pub(crate) const CLOCKS_APART_S_MAX: u64 = 600;
 pub(crate) const PROOF_BYTES: usize = 32 + 8 + 64;
 
 /// A secret X25519 key, and the Ed25519 identity's signature over its public half.
+#[derive(Clone)]
 pub struct Credentials {
     pub(crate) secret: Zeroizing<[u8; 32]>,
     pub(crate) proof: [u8; PROOF_BYTES],

@@ -38,6 +38,17 @@ pub enum PeerError {
     /// The peer does not serve this.
     #[error("the peer refuses: {0}")]
     Refused(String),
+    /// The way there is through another machine, and ends at that.
+    #[error("through the machine {}: {why}", .relay.short())]
+    Through {
+        /// Which one.
+        relay: AccountId,
+        /// What went wrong with it.
+        why: Box<Self>,
+    },
+    /// This is not where a machine can be.
+    #[error("`{0}` is no HOST:PORT, and no RELAYKEY@HOST:PORT")]
+    Address(String),
     /// The connection cannot be made, or failed.
     #[error("the connection failed: {0}")]
     Connection(std::io::ErrorKind),

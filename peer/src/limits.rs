@@ -35,6 +35,12 @@ cell_abi::limits! {
         /// The line counts as cut.
         UNHEARD_MS_MAX: u32;
     }
+    crate::splice {
+        /// Bytes of one of two connected machines that wait at a relay until the other takes them.
+        ///
+        /// No more are read from it until then.
+        SPLICE_BYTES_MAX: usize;
+    }
     crate::credentials {
         /// How long the identity's word for a key of sessions holds, in seconds.
         ///

@@ -59,6 +59,12 @@ impl Records {
         Ok(self.take(length))
     }
 
+    /// What came and was not taken: where records end, and other bytes follow.
+    pub fn into_rest(mut self) -> Vec<u8> {
+        self.bytes.drain(..self.taken);
+        self.bytes
+    }
+
     /// Whether nothing is left of what came.
     pub fn is_empty(&self) -> bool {
         self.taken == self.bytes.len()

@@ -1,6 +1,6 @@
 //! What a session is for: its first message in each direction.
 
-use cell_abi::CellName;
+use cell_abi::{AccountId, CellName};
 
 use crate::error::PeerError;
 
@@ -12,8 +12,17 @@ const JOB: u8 = 2;
 const CHANNEL: u8 = 3;
 const ESCROW: u8 = 4;
 const PAID: u8 = 8;
+const WAIT: u8 = 5;
+const THROUGH: u8 = 6;
+const MEET: u8 = 7;
 const YES: u8 = 0;
 const NO: u8 = 1;
+
+/// Bytes of a [`Token`].
+pub const TOKEN_BYTES: usize = 16;
+
+/// What a relay makes up for each who wants to be connected, and tells the machine that is wanted.
+pub type Token = [u8; TOKEN_BYTES];
 
 /// What the initiator wants: the content of its first record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +39,14 @@ pub enum Request {
     PaidCell([u8; 32], CellName),
     /// To have the ledger set deposits of channels aside, and pay them out; the same. Byte 4.
     Escrow,
+    /// To be told of everybody who wants a connection to the initiator: from then on each record of the
+    /// responder holds a [`Token`]. Byte 5.
+    Wait,
+    /// To be connected to this machine, which waits. After the answer the session is over, and what follows
+    /// are bytes of that machine. Byte 6, then the key.
+    Through(AccountId),
+    /// To be connected to whom this token stands for, in the same way. Byte 7, then the token.
+    Meet(Token),
 }
 
 impl Request {
@@ -43,6 +60,9 @@ impl Request {
             Self::PaidCell(channel, name) => {
                 [&[PAID], &channel[..], name.as_str().as_bytes()].concat()
             }
+            Self::Wait => vec![WAIT],
+            Self::Through(machine) => [&[THROUGH], &machine.as_bytes()[..]].concat(),
+            Self::Meet(token) => [&[MEET], &token[..]].concat(),
         }
     }
 
@@ -59,6 +79,17 @@ impl Request {
             Some((&JOB, [])) => Ok(Self::Job),
             Some((&CHANNEL, [])) => Ok(Self::Channel),
             Some((&ESCROW, [])) => Ok(Self::Escrow),
+            Some((&WAIT, [])) => Ok(Self::Wait),
+            Some((&THROUGH, machine)) => {
+                let machine = machine.try_into().map(AccountId::from_bytes);
+                machine
+                    .map(Self::Through)
+                    .map_err(|_| PeerError::Unexpected("a request for what is no machine's key"))
+            }
+            Some((&MEET, token)) => token
+                .try_into()
+                .map(Self::Meet)
+                .map_err(|_| PeerError::Unexpected("a request with what is no token")),
             _ => Err(PeerError::Unexpected("a request of an unknown kind")),
         }
     }

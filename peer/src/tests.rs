@@ -267,13 +267,22 @@ fn requests_and_answers() {
     let name = cell_abi::CellName::parse("hello").unwrap();
     let paid = Request::PaidCell([7; 32], name.clone());
     let request = Request::Cell(name);
-    for request in [request, paid, Request::Job, Request::Channel, Request::Escrow] {
+    let through =
+        [Request::Wait, Request::Through(node(1).account), Request::Meet([9; TOKEN_BYTES])];
+    let all = [request, paid, Request::Job, Request::Channel, Request::Escrow];
+    for request in all.into_iter().chain(through) {
         assert_eq!(Request::decode(&request.encode()), Ok(request));
     }
     for wrong in
-        [&b""[..], b"\x02more", b"\x03 ", b"\x05", b"\x01", b"\x08short", b"\x01../x", b"\x01\xff"]
+        [&b""[..], b"\x02more", b"\x03 ", b"\x09", b"\x01", b"\x08short", b"\x01../x", b"\x01\xff"]
     {
         assert!(Request::decode(wrong).is_err(), "{wrong:?}");
+    }
+    for (kind, lengths) in [(5, [1, 16, 32]), (6, [0, 31, 33]), (7, [0, 15, 17])] {
+        for length in lengths {
+            let wrong = [&[kind], &vec![7; length][..]].concat();
+            assert!(Request::decode(&wrong).is_err(), "{wrong:?}");
+        }
     }
     for answer in [Answer::Yes, Answer::No("no such cell".into()), Answer::No(String::new())] {
         assert_eq!(Answer::decode(&answer.encode()), Ok(answer));

@@ -1,25 +1,21 @@
 //! A local socket whose other end is on another machine.
 //!
-//! [`dial`] makes one; [`run`] moves the bytes of either side until both have ended. Who reads from the
+//! [`dial()`] makes one; [`run`] moves the bytes of either side until both have ended. Who reads from the
 //! local socket needs to know nothing of sessions.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs as _};
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
-use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use cell_abi::AccountId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
 
-use crate::credentials::Credentials;
+pub use crate::dial::{Route, ask_over, connect, dial, knock};
 use crate::error::PeerError;
-use crate::handshake::{HANDSHAKE_BYTES_MAX, Handshake, Step};
 use crate::pace::{Pace, Side, Way};
 use crate::records::{RECORD_BYTES_MAX, Records};
-use crate::request::{Answer, Request};
 use crate::session::{CONTENT_BYTES_MAX, Opened, Session};
 
 /// How long a silent connection is believed to have a peer: it is asked after so long, and again and
@@ -35,57 +31,6 @@ pub(crate) const LINGER_S_MAX: i64 = 10;
 
 /// What a record has besides content: its length, and what proves it.
 const BESIDE_BYTES: usize = 18;
-
-/// Connects to a machine and asks it for something, within this time.
-///
-/// `address` is a host and a port; every address that the host has is tried. What comes back is this
-/// end of a socket whose bytes a thread carries.
-pub fn dial(
-    address: &str,
-    credentials: &Credentials,
-    wanted: AccountId,
-    request: &Request,
-    timeout: Duration,
-) -> Result<UnixStream, PeerError> {
-    let deadline = Instant::now() + timeout;
-    let stream = connect(address, deadline)?;
-    prepare(&stream)?;
-    let mut dialled = Dialled { stream, records: Records::default(), deadline };
-    let (mut handshake, first) = Handshake::initiate(credentials, wanted, now_s())?;
-    dialled.send(&first)?;
-    let mut session = loop {
-        let message = dialled.receive(HANDSHAKE_BYTES_MAX)?;
-        match handshake.step(&message)? {
-            Step::Reply(next, bytes) => {
-                handshake = next;
-                dialled.send(&bytes)?;
-            }
-            Step::Done(session, bytes) => {
-                dialled.send(&bytes)?;
-                break session;
-            }
-        }
-    };
-    let mut bytes = Vec::new();
-    session.seal(&request.encode(), &mut bytes)?;
-    dialled.send(&bytes)?;
-    let record = dialled.receive(RECORD_BYTES_MAX)?;
-    let mut answer = Vec::new();
-    session.open(&record, &mut answer)?;
-    match Answer::decode(&answer)? {
-        Answer::Yes => {}
-        Answer::No(reason) => return Err(PeerError::Refused(reason)),
-    }
-    let (ours, theirs) = UnixStream::pair()?;
-    let Dialled { stream, records, .. } = dialled;
-    stream.set_read_timeout(None)?;
-    stream.set_write_timeout(None)?;
-    thread::Builder::new().name("tunnel".into()).spawn(move || {
-        // Both ends see that it ended; why is nobody's to hear any more.
-        let _ = run(&stream, session, records, &theirs);
-    })?;
-    Ok(ours)
-}
 
 /// Options of a connection, or of a socket that accepts them: nothing waits to be sent, and a peer that
 /// is gone is found out.
@@ -105,56 +50,6 @@ pub fn prepare(socket: impl std::os::fd::AsFd) -> Result<(), PeerError> {
 /// Seconds since 1970.
 pub fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-fn connect(address: &str, deadline: Instant) -> Result<TcpStream, PeerError> {
-    let mut failed = PeerError::Connection(ErrorKind::NotFound);
-    for address in address.to_socket_addrs()? {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(PeerError::Connection(ErrorKind::TimedOut));
-        }
-        match TcpStream::connect_timeout(&address, left) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => failed = error.into(),
-        }
-    }
-    Err(failed)
-}
-
-/// A connection whose handshake is under way.
-struct Dialled {
-    stream: TcpStream,
-    records: Records,
-    deadline: Instant,
-}
-
-impl Dialled {
-    fn left(&self) -> Result<Duration, PeerError> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() { Err(PeerError::Connection(ErrorKind::TimedOut)) } else { Ok(left) }
-    }
-
-    fn send(&mut self, bytes: &[u8]) -> Result<(), PeerError> {
-        self.stream.set_write_timeout(Some(self.left()?))?;
-        Ok(self.stream.write_all(bytes)?)
-    }
-
-    fn receive(&mut self, bytes_max: usize) -> Result<Vec<u8>, PeerError> {
-        loop {
-            if let Some(record) = self.records.next(bytes_max)? {
-                return Ok(record.to_vec());
-            }
-            self.stream.set_read_timeout(Some(self.left()?))?;
-            let room = self.records.room(4096);
-            let read = self.stream.read(room);
-            let came = *read.as_ref().unwrap_or(&0);
-            self.records.filled(4096 - came);
-            if read? == 0 {
-                return Err(PeerError::Truncated);
-            }
-        }
-    }
 }
 
 /// Carries bytes between a peer and a local socket until both have ended, or one is gone. Returns an
@@ -339,18 +234,23 @@ impl Tunnel<'_> {
 
 /// Bytes that wait until they are taken.
 #[derive(Default)]
-struct Pending {
-    bytes: Vec<u8>,
+pub(crate) struct Pending {
+    pub(crate) bytes: Vec<u8>,
     written: usize,
 }
 
 impl Pending {
-    const fn is_empty(&self) -> bool {
+    /// These, none of which was taken.
+    pub(crate) const fn new(bytes: Vec<u8>) -> Self {
+        Self { bytes, written: 0 }
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
     /// Writes what is taken now.
-    fn write(
+    pub(crate) fn write(
         &mut self,
         mut write: impl FnMut(&[u8]) -> std::io::Result<usize>,
     ) -> Result<(), PeerError> {
@@ -368,6 +268,6 @@ impl Pending {
     }
 }
 
-fn is_passing(error: &std::io::Error) -> bool {
+pub(crate) fn is_passing(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }

@@ -11,6 +11,7 @@ use super::output::escape;
 use super::remote::ANY;
 use super::{Exit, Failure, Global, Output, find};
 use crate::daemon::control;
+use crate::daemon::ways::WayRow;
 use crate::home::Home;
 use crate::peers::{Peer, Peers};
 use crate::reputation::{Reputation, Standing};
@@ -24,7 +25,7 @@ pub(crate) enum Command {
         /// Its name or key.
         peer: String,
     },
-    /// Show the machines, how they fared with jobs from here, and where this one listens.
+    /// Show the machines, how they fared with jobs from here, and where others reach this one.
     List,
     /// Look for machines: in the local network, and where signed records lie.
     Find(find::Arguments),
@@ -38,7 +39,7 @@ pub(crate) struct AddArguments {
     /// What to call it.
     #[arg(long, value_parser = parse_name)]
     name: Option<String>,
-    /// Where it listens.
+    /// Where it listens; RELAYKEY@HOST:PORT for one that waits at a relay.
     #[arg(long = "at", value_name = "HOST:PORT", value_parser = parse_address)]
     address: Option<String>,
 }
@@ -56,13 +57,22 @@ pub(super) fn parse_name(text: &str) -> Result<String, String> {
 }
 
 fn parse_address(text: &str) -> Result<String, String> {
-    match text.rsplit_once(':') {
+    let how = "write HOST:PORT, such as 192.168.1.7:7316, or RELAYKEY@HOST:PORT for a machine behind a relay";
+    let at = match text.split_once('@') {
+        Some((relay, at)) => {
+            parse_key(relay).map(|_| at).map_err(|error| format!("{error}; {how}"))?
+        }
+        None => text,
+    };
+    match at.rsplit_once(':') {
         Some((host, port))
-            if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) =>
+            if !host.is_empty()
+                && !host.contains('@')
+                && port.parse::<u16>().is_ok_and(|port| port > 0) =>
         {
             Ok(text.to_owned())
         }
-        _ => Err("write HOST:PORT, such as 192.168.1.7:7316".into()),
+        _ => Err(how.into()),
     }
 }
 
@@ -114,17 +124,23 @@ fn remove(home: &Home, mut peers: Peers, named: &str, output: &Output) -> anyhow
 }
 
 fn list(home: &Home, peers: &Peers, output: &Output) -> anyhow::Result<()> {
-    let listens = match control::ask(home, &control::Request::Status) {
-        Ok(Some(control::Answer::Status(snapshot))) => {
-            snapshot.nucleus.and_then(|nucleus| nucleus.listens)
-        }
+    let nucleus = match control::ask(home, &control::Request::Status) {
+        Ok(Some(control::Answer::Status(snapshot))) => snapshot.nucleus,
         _ => None,
     };
+    let (listens, through) = nucleus.map_or((None, Vec::new()), |row| (row.listens, row.through));
     let reputation = Reputation::read(home)?;
     let mut text = match &listens {
         Some(address) => format!("this machine listens at {address}"),
         None => String::from("this machine does not listen for others"),
     };
+    for WayRow { address, why_not, .. } in &through {
+        // Writing to a String cannot fail.
+        let _ = match why_not {
+            None => write!(text, "\nothers reach it through {address}"),
+            Some(why) => write!(text, "\nnot through {address}: {}", escape(why)),
+        };
+    }
     let mut rows = Vec::new();
     for peer in &peers.all {
         let Peer { key, name, address } = peer;
@@ -144,7 +160,8 @@ fn list(home: &Home, peers: &Peers, output: &Output) -> anyhow::Result<()> {
     for machine in &strangers {
         let _ = write!(text, "\n{:16} {} -{}", "-", escape(&machine.key), told(machine));
     }
-    let value = json!({ "listens": listens, "peers": rows, "strangers": strangers });
+    let value =
+        json!({ "listens": listens, "through": through, "peers": rows, "strangers": strangers });
     output.result(&value, &text);
     Ok(())
 }

@@ -45,12 +45,14 @@ impl Announcer {
         listens: Option<SocketAddr>,
     ) -> anyhow::Result<Option<Self>> {
         let announce = &config.peers.announce;
-        let Some(listens) = listens.filter(|_| announce.is_wanted()) else {
+        if !announce.is_wanted() {
             return Ok(None);
-        };
+        }
         let mut addresses = config.peers.addresses.clone();
-        if addresses.is_empty() && !listens.ip().is_unspecified() {
-            addresses.push(listens.to_string().parse::<Address>()?);
+        if addresses.is_empty() {
+            let own = listens.filter(|listens| !listens.ip().is_unspecified());
+            let own = own.map(|listens| listens.to_string().parse::<Address>()).transpose()?;
+            addresses.extend(own.into_iter().chain(config.peers.through.iter().cloned()));
         }
         if addresses.is_empty() && !announce.files.is_empty() {
             tracing::warn!(
@@ -67,7 +69,7 @@ impl Announcer {
         };
         let (thread, inbox) = mpsc::channel();
         let speaker = Speaker { key: home.key()?, offer, files: announce.files.clone(), seq: 0 };
-        let lan = announce.lan.then_some(listens.port());
+        let lan = listens.filter(|_| announce.lan).map(|listens| listens.port());
         thread::Builder::new()
             .name("announce".into())
             .spawn(move || speaker.run(lan, &inbox))

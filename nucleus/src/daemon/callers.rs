@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
+use cell_abi::AccountId;
 use cell_ledger::ContentHash;
 use cell_peer::{credentials, tunnel};
 
@@ -26,6 +27,21 @@ impl Nucleus {
                     self.gateway = None;
                 }
             }
+            FromGateway::Dial { id, way } => {
+                if let Some(gateway) = &self.gateway {
+                    gateway.dial(id, way);
+                }
+            }
+            FromGateway::Waits { way, why_not } => {
+                if let Some(gateway) = &mut self.gateway {
+                    gateway.waits(way, why_not);
+                }
+            }
+            FromGateway::Reached { id } => {
+                let socket = fds.into_iter().next().ok_or_else(|| "no socket came".into());
+                self.reached(id, socket);
+            }
+            FromGateway::NotReached { id, why } => self.reached(id, Err(why)),
             FromGateway::Connect { id, proof, public, wanted } => {
                 let served = self.serve_peer((&proof, &public), wanted, fds);
                 if let Some(gateway) = &mut self.gateway {
@@ -46,7 +62,16 @@ impl Nucleus {
         let Some(gateway) = &self.gateway else { return Err("nobody listens".into()) };
         let peer = credentials::check(proof, public, tunnel::now_s());
         let peer = peer.map_err(|error| error.to_string())?;
-        if peer == self.holds.bank().accounts.owner {
+        let is_own = peer == self.holds.bank().accounts.owner;
+        match wanted {
+            Wanted::Wait => return gateway.relays(peer, is_own, None),
+            // Bytes that are passed on to another machine cost nobody's money, so the owner may ask as well.
+            Wanted::Through(to) => {
+                return gateway.relays(peer, is_own, Some(AccountId::from_bytes(to)));
+            }
+            _ => {}
+        }
+        if is_own {
             // Its proof is the gateway's own, and its money is spent on this machine only.
             return Err("this machine does not call itself".into());
         }
@@ -83,6 +108,7 @@ impl Nucleus {
                 let kind = if wanted == Wanted::Escrow { Kind::Escrow } else { Kind::Channel };
                 return self.jobs.start(kind, (peer, is_known), connection).map(|()| is_known);
             }
+            Wanted::Wait | Wanted::Through(_) => return Err("this was answered".into()),
         };
         self.cells.serves_peers(&cell)?;
         match self.workers.connect_peer(payer, is_known, cell, connection) {

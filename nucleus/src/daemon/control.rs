@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use super::donation::{Donating, DonationRow};
+use super::ways::WayRow;
 use super::{Event, accept};
 use crate::home::Home;
 use crate::link::CellStats;
@@ -77,6 +78,8 @@ pub(crate) struct NucleusRow {
     pub(crate) walls_missing: Vec<Wall>,
     /// Where it listens for other machines, if it does.
     pub(crate) listens: Option<String>,
+    /// The relays at which it waits for other machines.
+    pub(crate) through: Vec<WayRow>,
 }
 
 /// How a worker fares.

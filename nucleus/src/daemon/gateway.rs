@@ -1,6 +1,6 @@
 //! Other machines as the nucleus sees them: a process that speaks with them, and who among them is served.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::{Child, Command, Stdio};
@@ -15,11 +15,12 @@ use cell_abi::AccountId;
 use cell_peer::{Credentials, tunnel};
 
 use super::Event;
+use super::ways::{WayRow, Ways};
 use super::workers::Unheard;
-use crate::config::{Config, Trust};
+use crate::config::{Config, Listening, Trust};
 use crate::home::Home;
 use crate::link::Link;
-use crate::link::gateway::{FromGateway, ToGateway, Wanted};
+use crate::link::gateway::{FromGateway, Reach, ToGateway, Wanted};
 use crate::peers::Peers;
 
 /// How long after its end it is started again.
@@ -31,7 +32,7 @@ pub(super) const UNHEARD_MAX: usize = 1024;
 /// How long the gateway may leave a message unread.
 pub(super) const SEND_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// The gateway, if this machine listens for others.
+/// The gateway, if others can reach this machine.
 pub(super) struct Gateway {
     home: Home,
     trust: Trust,
@@ -40,9 +41,13 @@ pub(super) struct Gateway {
     has_escrow: bool,
     /// What others may take of the line, in KiB a second: always, and while this machine is lent.
     bandwidth_kb_s: [Option<u64>; 2],
+    is_relay: bool,
     /// Made anew for each gateway: one that was taken over could have ruined it.
     listener: Option<TcpListener>,
-    address: SocketAddr,
+    /// Where it listens, if it does.
+    address: Option<SocketAddr>,
+    relays: Vec<[u8; 32]>,
+    ways: Ways,
     events: Sender<Event>,
     running: Option<Running>,
     /// Tells a gateway from the ones before it.
@@ -58,51 +63,95 @@ struct Running {
 }
 
 impl Gateway {
-    /// Starts one where the settings name an address.
+    /// Starts one where the settings name an address or a relay.
     pub(super) fn start(
         home: &Home,
         config: &Config,
         events: &Sender<Event>,
     ) -> anyhow::Result<Option<Self>> {
-        let Some(address) = &config.peers.listen else { return Ok(None) };
-        let (listener, address) = TcpListener::bind(address.as_str())
-            .and_then(|listener| listener.local_addr().map(|address| (listener, address)))
-            .with_context(|| format!("listen at {address}, as nucleus.toml says"))?;
-        let mut this = Self {
+        let peers = &config.peers;
+        if !peers.is_reachable() {
+            return Ok(None);
+        }
+        let bind = |address: &String| {
+            TcpListener::bind(address.as_str())
+                .and_then(|listener| listener.local_addr().map(|address| (listener, address)))
+                .with_context(|| format!("listen at {address}, as nucleus.toml says"))
+        };
+        let (listener, address) = peers.listen.as_ref().map(bind).transpose()?.unzip();
+        let mut this = Self::new(home, peers, (listener, address), events);
+        this.spawn()?;
+        if let Some(address) = this.address {
+            tracing::info!(%address, "listens for other machines");
+        }
+        Ok(Some(this))
+    }
+
+    fn new(
+        home: &Home,
+        peers: &Listening,
+        (listener, address): (Option<TcpListener>, Option<SocketAddr>),
+        events: &Sender<Event>,
+    ) -> Self {
+        let relays = peers.through.iter().filter_map(cell_discovery::Address::relay);
+        Self {
             home: home.clone(),
-            trust: config.peers.trust,
-            has_jobs: config.peers.jobs,
-            has_channels: !config.peers.ledgers.is_empty(),
-            has_escrow: config.peers.escrow,
-            bandwidth_kb_s: [config.peers.bandwidth_kb_s_max, None],
-            listener: Some(listener),
+            trust: peers.trust,
+            has_jobs: peers.jobs,
+            has_channels: !peers.ledgers.is_empty(),
+            has_escrow: peers.escrow,
+            bandwidth_kb_s: [peers.bandwidth_kb_s_max, None],
+            is_relay: peers.relay,
+            listener,
             address,
+            relays: relays.map(|relay| *relay.as_bytes()).collect(),
+            ways: Ways::new(&peers.through),
             events: events.clone(),
             running: None,
             number: 0,
             restart_at: None,
-        };
+        }
+    }
+
+    /// Starts one that nobody comes to, where cells here call cells elsewhere and the settings name neither.
+    pub(super) fn start_outward(
+        home: &Home,
+        bandwidth_kb_s: Option<u64>,
+        events: &Sender<Event>,
+    ) -> anyhow::Result<Self> {
+        let mut this = Self::new(home, &Listening::default(), (None, None), events);
+        this.bandwidth_kb_s = [bandwidth_kb_s, None];
         this.spawn()?;
-        tracing::info!(address = this.address(), "listens for other machines");
-        Ok(Some(this))
+        Ok(this)
     }
 
-    /// Where it listens.
-    pub(super) fn address(&self) -> String {
-        self.address.to_string()
-    }
-
-    pub(super) const fn listens(&self) -> SocketAddr {
+    /// Where it listens, if it does.
+    pub(super) const fn listens(&self) -> Option<SocketAddr> {
         self.address
     }
 
+    /// The relays at which this machine waits.
+    pub(super) fn ways(&self) -> Vec<WayRow> {
+        self.ways.rows().to_vec()
+    }
+
+    /// Where others reach this machine: where it listens, or else at a relay.
+    pub(super) fn reached(&self) -> Option<String> {
+        let listens = self.address.map(|address| address.to_string());
+        listens.or_else(|| self.ways.rows().first().map(|row| row.address.clone()))
+    }
+
     fn spawn(&mut self) -> anyhow::Result<()> {
-        let listener = match self.listener.take() {
-            Some(listener) => listener,
-            None => TcpListener::bind(self.address).context("listen for other machines again")?,
+        let listener = match (self.listener.take(), self.address) {
+            (None, Some(address)) => {
+                Some(TcpListener::bind(address).context("listen for other machines again")?)
+            }
+            (listener, _) => listener,
         };
-        // What accepts hands these on to its connections.
-        tunnel::prepare(&listener)?;
+        if let Some(listener) = &listener {
+            // What accepts hands these on to its connections.
+            tunnel::prepare(listener)?;
+        }
         let (ours, theirs) = Link::pair().context("make the gateway's link")?;
         let child = Command::new(std::env::current_exe()?)
             .arg("gateway")
@@ -133,8 +182,10 @@ impl Gateway {
             // The nucleus may have ended first.
             let _ = events.send(Event::GatewayGone(number));
         })?;
-        let start = ToGateway::Start { credentials: self.credentials()? };
-        ours.send(&start, &[listener.as_fd()]).context("start the gateway")?;
+        let (credentials, relays) = (self.credentials()?, self.relays.clone());
+        let fds: Vec<_> = listener.iter().map(|listener| listener.as_fd()).collect();
+        let start = ToGateway::Start { credentials, relays };
+        ours.send(&start, &fds).context("start the gateway")?;
         ours.send(&self.pace(), &[]).context("start the gateway")?;
         self.running = Some(running);
         Ok(())
@@ -146,7 +197,7 @@ impl Gateway {
         let [_, lent] = &mut self.bandwidth_kb_s;
         if *lent != bandwidth_kb_s {
             *lent = bandwidth_kb_s;
-            self.send(&self.pace());
+            self.send(&self.pace(), None);
         }
     }
 
@@ -184,13 +235,34 @@ impl Gateway {
                 true => Ok(false),
                 false => Err(format!("the account {peer} has nothing to spend on this machine")),
             },
-            Ok(_) => Err(format!(
-                "this machine does not know you; its owner may type: cell peer add {peer}"
+            Ok(_) => Err(is_not_known(peer)),
+            Err(error) => Err(cannot_read(&error)),
+        }
+    }
+
+    /// Whether a machine may wait here, or be connected to one that does; and whether the owner has named it.
+    pub(super) fn relays(
+        &self,
+        peer: AccountId,
+        is_own: bool,
+        to: Option<AccountId>,
+    ) -> Result<bool, String> {
+        if !self.is_relay {
+            return Err(
+                "this machine passes no connections on: its nucleus.toml has no peers.relay = true"
+                    .into(),
+            );
+        }
+        let peers = Peers::read(&self.home).map_err(|error| cannot_read(&error))?;
+        let is_known = is_own || peers.knows(peer);
+        match to {
+            None if is_own => Err("this machine does not wait at itself".into()),
+            None if !is_known => Err(is_not_known(peer)),
+            Some(_) if !is_known && self.trust == Trust::Listed => Err(is_not_known(peer)),
+            Some(to) if !peers.knows(to) => Err(format!(
+                "this machine does not know {to}; its owner may type: cell peer add {to}"
             )),
-            Err(error) => {
-                tracing::error!(error = %format!("{error:#}"), "read peers");
-                Err("this machine cannot read whom it knows".into())
-            }
+            _ => Ok(is_known),
         }
     }
 
@@ -221,12 +293,42 @@ impl Gateway {
             Ok(is_known) => ToGateway::Served { id, is_known },
             Err(why) => ToGateway::Refused { id, why },
         };
-        self.send(&message);
+        self.send(&message, None);
     }
 
-    fn send(&mut self, message: &ToGateway) {
+    /// Has it ask for something over this connection; `false` if it is not there to do so.
+    pub(super) fn reach(&mut self, reach: Reach, stream: &TcpStream) -> bool {
+        self.send(&ToGateway::Reach(reach), Some(stream));
+        self.running.is_some()
+    }
+
+    /// How it fares at a relay.
+    pub(super) fn waits(&mut self, way: u32, why_not: Option<String>) {
+        self.ways.says(way, why_not);
+    }
+
+    /// Connects to a relay, as the gateway asks.
+    pub(super) fn dial(&self, id: u64, way: u32) {
+        self.ways.dial(self.number, (id, way), &self.events);
+    }
+
+    /// Hands a connection to a relay over, or why there is none.
+    pub(super) fn dialled(&mut self, id: u64, stream: Result<TcpStream, String>) {
+        // Behind its walls the gateway cannot ask where a connection goes.
+        let connected = stream.and_then(|stream| match stream.peer_addr() {
+            Ok(address) => Ok((stream, address.ip())),
+            Err(error) => Err(error.to_string()),
+        });
+        match connected {
+            Ok((stream, at)) => self.send(&ToGateway::Dialled { id, at }, Some(&stream)),
+            Err(why) => self.send(&ToGateway::NotDialled { id, why }, None),
+        }
+    }
+
+    fn send(&mut self, message: &ToGateway, stream: Option<&TcpStream>) {
+        let fds: Vec<_> = stream.iter().map(|stream| stream.as_fd()).collect();
         if let Some(running) = &mut self.running
-            && let Err(error) = running.link.send(message, &[])
+            && let Err(error) = running.link.send(message, &fds)
         {
             tracing::error!(%error, "the gateway does not take a message; it is ended");
             let _ = running.child.kill();
@@ -254,7 +356,7 @@ impl Gateway {
         let is_old = |running: &Running| now_s.abs_diff(running.key_since_s) >= KEY_EVERY_S;
         if self.running.as_ref().is_some_and(is_old) {
             let credentials = self.credentials()?;
-            self.send(&ToGateway::Credentials(credentials));
+            self.send(&ToGateway::Credentials(credentials), None);
             if let Some(running) = &mut self.running {
                 running.key_since_s = now_s;
             }
@@ -276,6 +378,15 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+fn is_not_known(peer: AccountId) -> String {
+    format!("this machine does not know you; its owner may type: cell peer add {peer}")
+}
+
+fn cannot_read(error: &anyhow::Error) -> String {
+    tracing::error!(error = %format!("{error:#}"), "read peers");
+    "this machine cannot read whom it knows".into()
 }
 
 /// The one descriptor that comes with a peer's connection.

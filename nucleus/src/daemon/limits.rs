@@ -35,14 +35,20 @@ cell_abi::limits! {
         SEND_TIME_MAX: Duration;
     }
     crate::daemon::reach {
-        /// How long reaching a cell on another machine may take.
-        ///
-        /// Calls of that cell go to the next machine that has it, or answer `Unreachable`.
-        REACH_TIME_MAX: Duration;
         /// Cells on other machines that are being reached at once.
         ///
         /// One more is not reached; calls of it go to the next machine that has it, or answer `Unreachable`.
         REACHED_AT_ONCE_MAX: usize;
+    }
+    crate::daemon::ways {
+        /// Connections to relays that are being opened.
+        ///
+        /// One more is not opened; whom it was to fetch is told by the relay that nobody came.
+        DIALS_MAX: usize;
+        /// Longest reason that is kept why this machine does not wait at a relay, in bytes.
+        ///
+        /// It is cut.
+        WHY_BYTES_MAX: usize;
     }
     crate::daemon::jobs {
         /// Jobs of all other machines at once.

@@ -23,10 +23,12 @@ mod readiness;
 mod scan;
 mod state;
 mod storage;
+pub(crate) mod ways;
 mod workers;
 
 use std::fs;
 use std::io::Write as _;
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -55,7 +57,7 @@ use gateway::Gateway;
 use holds::Holds;
 use jobs::Jobs;
 use prepare::Prepared;
-use reach::Reach;
+use reach::{Connected, Reach};
 use readiness::Readiness;
 use scan::{Scan, Scanner};
 use state::States;
@@ -79,6 +81,10 @@ pub(crate) enum Event {
     Gateway(u64, FromGateway, Vec<OwnedFd>, Unheard),
     /// The gateway with this number is gone.
     GatewayGone(u64),
+    /// The connection to a relay that the gateway with this number asked for under this id.
+    Dialled(u64, u64, Result<TcpStream, String>),
+    /// A connection for a cell that is elsewhere, under this number.
+    Connected(u64, Result<Box<Connected>, String>),
     /// `cells/` was looked at.
     Scanned(Scan),
     /// A cell was read, gated and compiled, or was not.
@@ -117,9 +123,9 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
     let scanner = Scanner::start(home, events.clone())?;
     metrics::serve(bind(&home.metrics_socket())?, config.metrics.port, &events)?;
     let gateway = Gateway::start(home, &config, &events)?;
-    let announcer = Announcer::start(home, &config, gateway.as_ref().map(Gateway::listens))?;
+    let announcer = Announcer::start(home, &config, gateway.as_ref().and_then(Gateway::listens))?;
     let donation = Donation::new(config.donate.clone(), events.clone());
-    let reach = Reach::new(home.clone(), events.clone());
+    let reach = Reach::new(home.clone(), events.clone(), config.peers.bandwidth_kb_s_max);
     control::serve(listener, events)?;
     let (kept, rates) = (config.receipts.kept_mb_max << 20, config.prices.rates());
     let book = Book::new(home, kept, rates)?;
@@ -212,6 +218,7 @@ impl Nucleus {
                 if let Some(announcer) = &mut self.announcer {
                     announcer.tick(|| self.cells.for_peers());
                 }
+                self.give_up_reaching(false);
                 self.jobs.reap();
                 self.jobs.claim();
                 tolerate(self.holds.catch_up())?;
@@ -240,6 +247,13 @@ impl Nucleus {
             Event::GatewayGone(number) => {
                 if let Some(gateway) = self.gateway.as_mut().filter(|g| g.is_current(number)) {
                     gateway.gone();
+                    self.give_up_reaching(true);
+                }
+            }
+            Event::Connected(id, connected) => self.connected(id, connected),
+            Event::Dialled(number, id, stream) => {
+                if let Some(gateway) = self.gateway.as_mut().filter(|g| g.is_current(number)) {
+                    gateway.dialled(id, stream);
                 }
             }
             Event::Scanned(scan) => {
@@ -386,7 +400,8 @@ impl Nucleus {
             up_s: self.started.elapsed().as_secs(),
             worker_restarts: self.workers.restarts(),
             workers: self.workers.rows(),
-            listens: self.gateway.as_ref().map(Gateway::address),
+            listens: self.gateway.as_ref().and_then(Gateway::listens).map(|at| at.to_string()),
+            through: self.gateway.as_ref().map(Gateway::ways).unwrap_or_default(),
             walls_missing: self.walls.iter().filter(|wall| is_missed(wall)).cloned().collect(),
         };
         Snapshot { nucleus: Some(nucleus), cells: self.cells.rows() }

@@ -1,89 +1,147 @@
-//! Connections to cells on other machines, made when a worker needs one.
+//! Cells on other machines that cells here call: which connection leads to one, and what became of it.
 //!
-//! Names and addresses are looked up each time, so that `cell peer add` counts at once.
+//! The nucleus looks names and addresses up, each time, so that `cell peer add` counts at once, and connects;
+//! the gateway does the speaking.
 
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::collections::HashMap;
+use std::net::TcpStream;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::mpsc::Sender;
 use std::thread;
-use std::time::Duration;
+use std::time::Instant;
 
+use cell_abi::AccountId;
+use cell_peer::Request;
+use cell_peer::tunnel::{self, Route};
+
+use super::gateway::Gateway;
 use super::{Event, Nucleus};
 use crate::home::Home;
+use crate::link::gateway::{self as wire, REACH_TIME_MAX};
 use crate::link::{Reached, ToWorker};
 use crate::peers::{Peers, Remote};
 
-/// How long reaching a machine may take.
-pub(super) const REACH_TIME_MAX: Duration = Duration::from_secs(10);
 /// How many are being reached at once.
 pub(super) const REACHED_AT_ONCE_MAX: usize = 64;
 
-/// Reaches other machines, on threads of their own.
-#[derive(Clone)]
+/// Those that are being reached.
 pub(super) struct Reach {
     home: Home,
     events: Sender<Event>,
-    under_way: Arc<AtomicUsize>,
+    /// What they may take of the line, in KiB a second, where there is no gateway yet that knows.
+    bandwidth_kb_s: Option<u64>,
+    under_way: HashMap<u64, UnderWay>,
+    last: u64,
 }
 
-/// One of those that are under way.
-struct UnderWay(Arc<AtomicUsize>);
+/// One that a worker waits for.
+struct UnderWay {
+    worker: u64,
+    reached: Reached,
+    since: Instant,
+}
 
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
+/// A connection to where a cell is, and what to ask for there.
+pub(crate) struct Connected {
+    stream: TcpStream,
+    relay: Option<AccountId>,
+    peer: AccountId,
+    request: Request,
 }
 
 impl Reach {
-    pub(super) fn new(home: Home, events: Sender<Event>) -> Self {
-        Self { home, events, under_way: Arc::default() }
+    pub(super) fn new(home: Home, events: Sender<Event>, bandwidth_kb_s: Option<u64>) -> Self {
+        Self { home, events, bandwidth_kb_s, under_way: HashMap::new(), last: 0 }
     }
 
-    /// Reaches a cell; the worker hears of it either way.
-    fn start(&self, worker: u64, reached: Reached, named: String) {
-        let before = self.under_way.fetch_add(1, Relaxed);
-        let under_way = UnderWay(Arc::clone(&self.under_way));
-        let refuse = |why: &str| self.tell(worker, &reached, Err(why.into()));
-        if before >= REACHED_AT_ONCE_MAX {
-            return refuse("too many machines are being reached at once");
+    /// Connects on a thread of its own; why not, if that does not even begin.
+    fn start(&mut self, worker: u64, reached: Reached, named: String) -> Result<(), String> {
+        if self.under_way.len() >= REACHED_AT_ONCE_MAX {
+            return Err("too many machines are being reached at once".into());
         }
-        let (this, of) = (self.clone(), reached.clone());
-        let started = thread::Builder::new().name("reach".into()).spawn(move || {
-            let _under_way = under_way;
-            let socket = reach(&this.home, &of.cell, &named);
-            this.tell(worker, &of, socket.map_err(|error| format!("{error:#}")));
-        });
-        if let Err(error) = started {
-            refuse(&format!("start a thread: {error}"));
-        }
-    }
-
-    fn tell(&self, worker: u64, reached: &Reached, socket: Result<OwnedFd, String>) {
-        let error = socket.as_ref().err().cloned();
-        let message = ToWorker::Reached(Reached { error, ..reached.clone() });
-        // The nucleus may have ended first.
-        let _ = self.events.send(Event::Send(worker, message, socket.ok()));
+        self.last += 1;
+        let (id, home, events) = (self.last, self.home.clone(), self.events.clone());
+        let cell = reached.cell.clone();
+        let connect = move || {
+            let connected = connect(&home, &cell, &named).map_err(|error| format!("{error:#}"));
+            // The nucleus may have ended first.
+            let _ = events.send(Event::Connected(id, connected.map(Box::new)));
+        };
+        let started = thread::Builder::new().name("reach".into()).spawn(connect);
+        started.map_err(|error| format!("start a thread: {error}"))?;
+        self.under_way.insert(id, UnderWay { worker, reached, since: Instant::now() });
+        Ok(())
     }
 }
 
-fn reach(home: &Home, cell: &str, named: &str) -> anyhow::Result<OwnedFd> {
-    let peers = Peers::read(home)?;
-    let remote = Remote::of_manifest(named, cell, &peers)?;
-    Ok(remote.connect(home, REACH_TIME_MAX)?.into())
+fn connect(home: &Home, cell: &str, named: &str) -> anyhow::Result<Connected> {
+    let Remote { machine, cell } = Remote::of_manifest(named, cell, &Peers::read(home)?)?;
+    let route = Route::parse(&machine.address)?;
+    let stream = tunnel::connect(route.at, Instant::now() + REACH_TIME_MAX)?;
+    tunnel::prepare(&stream)?;
+    let (relay, peer) = (route.relay, machine.peer);
+    Ok(Connected { stream, relay, peer, request: Request::Cell(cell) })
 }
 
 impl Nucleus {
     /// A worker needs a connection to a cell that other machines run.
-    pub(super) fn reach(&self, worker: u64, cell: String, generation: u64, machine: usize) {
-        match self.cells.machine(&cell, generation, machine).map(str::to_owned) {
-            Some(named) => {
-                let reached = Reached { cell, generation, machine, error: None };
-                self.reach.start(worker, reached, named);
-            }
+    pub(super) fn reach(&mut self, worker: u64, cell: String, generation: u64, machine: usize) {
+        let Some(named) = self.cells.machine(&cell, generation, machine).map(str::to_owned) else {
             // It was removed or changed, which the worker hears of next.
-            None => tracing::debug!(worker, cell, "asks for what is not elsewhere"),
+            return tracing::debug!(worker, cell, "asks for what is not elsewhere");
+        };
+        let reached = Reached { cell, generation, machine, error: None };
+        if let Err(why) = self.reach.start(worker, reached.clone(), named) {
+            self.tell_reached(worker, reached, Err(why));
         }
+    }
+
+    /// Has the gateway go on with a connection, or tells the worker why there is none.
+    pub(super) fn connected(&mut self, id: u64, connected: Result<Box<Connected>, String>) {
+        let asked = connected.and_then(|connected| {
+            let Connected { stream, relay, peer, request } = *connected;
+            let relay = relay.map(|relay| *relay.as_bytes());
+            let (peer, request) = (*peer.as_bytes(), request.encode());
+            let gateway = self.gateway_to_reach()?;
+            let is_asked = gateway.reach(wire::Reach { id, peer, relay, request }, &stream);
+            is_asked.then_some(()).ok_or_else(|| "the gateway starts anew".into())
+        });
+        if let Err(why) = asked {
+            self.reached(id, Err(why));
+        }
+    }
+
+    /// The one that there is, or one that only reaches others.
+    fn gateway_to_reach(&mut self) -> Result<&mut Gateway, String> {
+        if self.gateway.is_none() {
+            let Reach { home, events, bandwidth_kb_s, .. } = &self.reach;
+            let started = Gateway::start_outward(home, *bandwidth_kb_s, events);
+            self.gateway = Some(started.map_err(|error| format!("{error:#}"))?);
+        }
+        self.gateway.as_mut().ok_or_else(|| "there is no gateway".into())
+    }
+
+    /// What became of one.
+    pub(super) fn reached(&mut self, id: u64, socket: Result<OwnedFd, String>) {
+        if let Some(UnderWay { worker, reached, .. }) = self.reach.under_way.remove(&id) {
+            self.tell_reached(worker, reached, socket);
+        }
+    }
+
+    /// Those that the gateway had are lost with it, and those that take too long are not waited for.
+    pub(super) fn give_up_reaching(&mut self, is_lost: bool) {
+        // To connect, and to ask.
+        let is_late = |one: &UnderWay| one.since.elapsed() > 2 * REACH_TIME_MAX;
+        let lost = self.reach.under_way.iter().filter(|(_, one)| is_lost || is_late(one));
+        for id in lost.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.reached(id, Err("the gateway did not reach it".into()));
+        }
+    }
+
+    fn tell_reached(&mut self, worker: u64, reached: Reached, socket: Result<OwnedFd, String>) {
+        let error = socket.as_ref().err().cloned();
+        let fds: Vec<_> = socket.iter().map(|socket| socket.as_fd()).collect();
+        let message = ToWorker::Reached(Reached { error, ..reached });
+        self.workers.send(worker, &message, &fds);
     }
 }

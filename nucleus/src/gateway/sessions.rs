@@ -5,13 +5,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cell_abi::AccountId;
 
-use super::limits::{
-    SESSIONS_MAX, SESSIONS_PER_PEER_MAX, SESSIONS_PER_STRANGER_MAX, STRANGER_SESSIONS_MAX,
-};
+/// How many there may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// In all.
+    pub(super) all: usize,
+    /// Of one peer.
+    pub(super) of_peer: usize,
+    /// Of one peer that nobody has named here.
+    pub(super) of_stranger: usize,
+    /// Of all of those.
+    pub(super) of_strangers: usize,
+}
 
 /// Counts sessions.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Sessions(Arc<Mutex<HashMap<AccountId, Count>>>);
+#[derive(Debug, Clone)]
+pub(super) struct Sessions {
+    counts: Arc<Mutex<HashMap<AccountId, Count>>>,
+    bounds: Bounds,
+}
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Count {
@@ -27,21 +39,25 @@ pub(super) struct Counted {
 }
 
 impl Sessions {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self { counts: Arc::default(), bounds }
+    }
+
     /// Counts one more; `None` when there are too many. Those of peers that nobody named leave room for
     /// the others.
     pub(super) fn enter(&self, peer: AccountId, is_known: bool) -> Option<Counted> {
-        let mut counts = self.lock();
+        let (mut counts, bounds) = (self.lock(), self.bounds);
         let of_peer = counts.get(&peer).map_or(0, |count| count.sessions);
         let all = |known: Option<bool>| {
             let wanted = counts.values().filter(|count| known.is_none_or(|k| k == count.is_known));
             wanted.map(|count| count.sessions).sum::<usize>()
         };
         let fits = if is_known {
-            of_peer < SESSIONS_PER_PEER_MAX
+            of_peer < bounds.of_peer
         } else {
-            of_peer < SESSIONS_PER_STRANGER_MAX && all(Some(false)) < STRANGER_SESSIONS_MAX
+            of_peer < bounds.of_stranger && all(Some(false)) < bounds.of_strangers
         };
-        if !fits || all(None) >= SESSIONS_MAX {
+        if !fits || all(None) >= bounds.all {
             return None;
         }
         counts.insert(peer, Count { sessions: of_peer + 1, is_known });
@@ -49,7 +65,7 @@ impl Sessions {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<AccountId, Count>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -67,11 +83,15 @@ impl Drop for Counted {
 
 #[cfg(test)]
 mod tests {
+    use super::super::limits::{
+        SESSIONS, SESSIONS_MAX, SESSIONS_PER_PEER_MAX, SESSIONS_PER_STRANGER_MAX,
+        STRANGER_SESSIONS_MAX,
+    };
     use super::*;
 
     #[test]
     fn strangers_leave_room() {
-        let sessions = Sessions::default();
+        let sessions = Sessions::new(SESSIONS);
         let mut kept = Vec::new();
         for peer in 0..=u8::MAX {
             let peer = AccountId::from_bytes([peer; 32]);

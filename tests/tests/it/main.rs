@@ -39,6 +39,7 @@ mod postgres;
 mod prices;
 mod readiness;
 mod receipts;
+mod relay;
 mod remote_jobs;
 mod running;
 mod schema;

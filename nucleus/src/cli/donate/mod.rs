@@ -87,7 +87,7 @@ fn stop(home: &Home, output: &Output) -> anyhow::Result<Exit> {
 fn lend(home: &Home, output: &Output) -> anyhow::Result<Exit> {
     home.create()?;
     let config = Config::read(home)?;
-    if config.peers.listen.is_none() {
+    if !config.peers.is_reachable() {
         return Err(Failure::new(Exit::Usage, how_to_listen(home)).into());
     }
     // Before there is a nucleus that would have to be ended again.
@@ -152,7 +152,8 @@ fn how_to_listen(home: &Home) -> String {
         false => format!("type: printf '[peers]\\nlisten = \"0.0.0.0:7316\"\\n' >> '{file}'"),
     };
     format!(
-        "others cannot reach this machine, for nucleus.toml does not say where it listens; {how}"
+        "others cannot reach this machine, for nucleus.toml does not say where it listens; {how}; or name a relay: \
+         through = [\"RELAYKEY@HOST:PORT\"]"
     )
 }
 

@@ -3,8 +3,7 @@
 //! Those that were named are asked as they were named. For `any` those that the home knows are tried all at once
 //! and ordered: who has been right before comes first, then who is near, then who is cheap.
 
-use std::net::{TcpStream, ToSocketAddrs as _};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use cell_abi::AccountId;
 use cell_discovery::{Directory, NodeRecord};
 use cell_host::Sandbox;
 use cell_host::rates::Dimension;
-use cell_peer::tunnel;
+use cell_peer::{Credentials, tunnel};
 
 use crate::cli::output::escape;
 use crate::cli::{Exit, Failure, Output};
@@ -116,7 +115,7 @@ pub(super) fn any(
     let rank = |known: &Known| rank(reputation.of(&known.key.to_string()));
     known.sort_by_key(rank);
     known.truncate(CANDIDATES_MAX);
-    let mut tried = probe(&known)?;
+    let mut tried = probe(&known, Credentials::new(&home.key()?, now_s)?)?;
     tried.sort_by_key(|(known, _, time)| (rank(known), nearness(*time), known.price));
     let candidate = |(known, address, _): (Known, String, Duration)| Candidate {
         name: named_as(known.key, peers),
@@ -166,23 +165,23 @@ fn nearness(time: Duration) -> u32 {
     u128::BITS - (time.as_micros() / 500).leading_zeros()
 }
 
-/// Tries all of them at once; those that accept a connection, where and after how long.
-fn probe(known: &[Known]) -> anyhow::Result<Vec<(Known, String, Duration)>> {
-    let (sender, tried) = mpsc::channel();
+/// Tries all of them at once; those that accept a connection, where and after how long. One behind a relay
+/// does when it has come.
+fn probe(
+    known: &[Known],
+    credentials: Credentials,
+) -> anyhow::Result<Vec<(Known, String, Duration)>> {
+    let ((sender, tried), credentials) = (mpsc::channel(), Arc::new(credentials));
     let started = Instant::now();
     for (at, machine) in known.iter().enumerate() {
         for address in &machine.addresses {
-            let (address, sender) = (address.clone(), sender.clone());
+            let (address, sender, key) = (address.clone(), sender.clone(), machine.key);
+            let credentials = Arc::clone(&credentials);
             // A name that takes long to look up is not waited for; its thread ends with the lookup.
             thread::Builder::new().name("probe".into()).spawn(move || {
-                let Ok(all) = address.to_socket_addrs() else { return };
-                for one in all.take(ADDRESSES_TRIED) {
-                    let started = Instant::now();
-                    if TcpStream::connect_timeout(&one, PROBE_TIME_MAX).is_ok() {
-                        // The one that waits may have enough.
-                        let _ = sender.send((at, address, started.elapsed()));
-                        return;
-                    }
+                if let Ok(time) = tunnel::knock(&address, &credentials, key, PROBE_TIME_MAX) {
+                    // The one that waits may have enough.
+                    let _ = sender.send((at, address, time));
                 }
             })?;
         }
@@ -200,9 +199,6 @@ fn probe(known: &[Known]) -> anyhow::Result<Vec<(Known, String, Duration)>> {
     let full = |(at, address, time)| Some((known.get::<usize>(at)?.clone(), address, time));
     Ok(found.into_iter().filter_map(full).collect())
 }
-
-/// Addresses of one name that are tried.
-const ADDRESSES_TRIED: usize = 4;
 
 #[cfg(test)]
 mod tests {
@@ -266,7 +262,9 @@ mod tests {
             price: None,
         };
         let all = [known(1, &["127.0.0.1:1"]), known(2, &["127.0.0.1:1", &address])];
-        let found = probe(&all).unwrap();
+        let identity = ed25519_dalek::SigningKey::from_bytes(&[3; 32]);
+        let ours = Credentials::new(&identity, tunnel::now_s()).unwrap();
+        let found = probe(&all, ours).unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].0.key, &found[0].1), (all[1].key, &address));
     }

@@ -39,7 +39,8 @@ use replicas::Wanted;
 /// Where else than here a job is to run.
 #[derive(Debug, Args)]
 pub(crate) struct Elsewhere {
-    /// Have another machine run it: a peer's name, or KEY@HOST:PORT; its account there pays. Several with
+    /// Have another machine run it: a peer's name, or KEY@HOST:PORT, or KEY@RELAYKEY@HOST:PORT
+    /// for one that waits at a relay; its account there pays. Several with
     /// commas are asked in turn, and `any` is every peer with an address, the best first.
     #[arg(long, value_name = "MACHINES", conflicts_with_all = ["dir", "quote"])]
     on: Option<String>,

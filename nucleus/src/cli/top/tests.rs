@@ -69,6 +69,7 @@ fn snapshot() -> Snapshot {
                 detail: "the kernel has none".into(),
             }],
             listens: None,
+            through: Vec::new(),
         }),
         cells: vec![
             row("broken", "failed", Some("in Cell.toml:\nno name"), CellStats::default()),

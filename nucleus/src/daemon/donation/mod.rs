@@ -161,7 +161,7 @@ impl Nucleus {
 
     fn lend(&mut self, by: u32) -> Result<(), String> {
         if self.gateway.is_none() {
-            return Err("the nucleus listens for no other machine: it read nucleus.toml before it said where; \
+            return Err("no other machine can reach the nucleus: it read nucleus.toml before it said where; \
                         type `cell down`, then `cell donate`".into());
         }
         if let Some(Lent { by, .. }) = self.donation.lent {
@@ -288,7 +288,7 @@ impl Nucleus {
             reason,
             by: lent.map(|lent| lent.by),
             since_ms: lent.map(|lent| lent.since_ms),
-            listens: self.gateway.as_ref().map(super::gateway::Gateway::address),
+            listens: self.gateway.as_ref().and_then(super::gateway::Gateway::reached),
             jobs: self.jobs.count(),
             callers: self.workers.of_peers().len(),
             frozen: !self.donation.frozen.is_empty(),
