@@ -272,7 +272,7 @@ mod tests {
         refused("[cell]\nname = \"a\"\nat = [\"\"]", "names of peers");
         refused("[cell]\nname = \"a\"\nat = [\"a\\nb\"]", "names of peers");
         refused("[cell]\nname = \"a\"\nat = [\"den\"]\npeers = true", "peers has no meaning");
-        let many = vec!["\"den\""; MACHINES_MAX + 1].join(", ");
+        let many = ["\"den\""; MACHINES_MAX + 1].join(", ");
         refused(&format!("[cell]\nname = \"a\"\nat = [{many}]"), "9 machines");
         let long = "d".repeat(MACHINE_BYTES_MAX + 1);
         refused(&format!("[cell]\nname = \"a\"\nat = [\"{long}\"]"), "names of peers");

@@ -13,6 +13,9 @@ use crate::calls::{CALL, forward};
 use crate::replay::{again, agree};
 use crate::support::{World, spec, wat};
 
+/// What one was asked: receptor, schema, request, limit.
+type Question = (String, String, Vec<u8>, u64);
+
 /// A cell of a machine that answers as the test says, or never does.
 #[derive(Debug)]
 struct Far {
@@ -20,8 +23,7 @@ struct Far {
     /// What it claims to have burned; without it, it does not answer.
     fuel: Option<u64>,
     status: Status,
-    /// What it was asked: receptor, schema, request, limit.
-    asked: Mutex<Vec<(String, String, Vec<u8>, u64)>>,
+    asked: Mutex<Vec<Question>>,
 }
 
 impl Far {
