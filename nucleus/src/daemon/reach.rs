@@ -145,3 +145,34 @@ impl Nucleus {
         self.workers.send(worker, &message, &fds);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn few_are_reached_at_once() {
+        let place = tempfile::tempdir().unwrap();
+        let home = Home::locate(Some(place.path().to_owned())).unwrap();
+        let (events, inbox) = mpsc::channel();
+        let mut reach = Reach::new(home, events, None);
+        let reached = || Reached { cell: "far".into(), generation: 1, machine: 0, error: None };
+        let named = "nobody".to_owned();
+        for id in 1..=REACHED_AT_ONCE_MAX as u64 {
+            assert_eq!(reach.start(7, reached(), named.clone()), Ok(()));
+            match inbox.recv().unwrap() {
+                Event::Connected(found, Err(why)) => {
+                    assert_eq!(found, id);
+                    assert!(why.contains("no peer is called `nobody`"), "{why}");
+                }
+                _ => panic!("another event"),
+            }
+        }
+        let why = reach.start(7, reached(), named.clone()).unwrap_err();
+        assert!(why.contains("too many"), "{why}");
+        reach.under_way.remove(&1).unwrap();
+        assert_eq!(reach.start(7, reached(), named), Ok(()));
+    }
+}

@@ -97,3 +97,42 @@ fn begin(
     let who = (reach.relay.map(AccountId::from_bytes), AccountId::from_bytes(reach.peer));
     tunnel::ask_over(stream, who, credentials, request, Instant::now() + REACH_TIME_MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::credentials;
+    use super::*;
+
+    #[test]
+    fn so_many_sessions_and_no_more() {
+        let (ours, theirs) = Link::pair().unwrap();
+        let (reaches, (key, credentials)) = (Reaches::default(), credentials(1));
+        let (pace, mut buffer) = (Arc::new(Pace::default()), Vec::new());
+        let mut why = |request: Vec<u8>, stream: Option<TcpStream>| {
+            let reach = Reach { id: 5, peer: *key.as_bytes(), relay: None, request };
+            reaches.begin(reach, stream, &credentials, (&ours, &pace)).unwrap();
+            match theirs.receive(&mut buffer).unwrap().unwrap().0 {
+                FromGateway::NotReached { id: 5, why } => why,
+                other => panic!("{other:?}"),
+            }
+        };
+        // A machine that hangs up at once.
+        let hangs_up = || {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            TcpStream::connect(listener.local_addr().unwrap()).unwrap()
+        };
+        let request = Request::Job.encode();
+        assert!(!why(request.clone(), Some(hangs_up())).contains("too many"));
+        assert!(why(request.clone(), None).contains("connection is lost"));
+        assert!(why(b"\xff".to_vec(), Some(hangs_up())).contains("unknown kind"));
+        let all: Vec<_> = (0..REACHES_MAX)
+            .map(|_| {
+                reaches.0.fetch_add(1, Relaxed);
+                Counted(Arc::clone(&reaches.0))
+            })
+            .collect();
+        assert!(why(request.clone(), Some(hangs_up())).contains("too many"));
+        drop(all);
+        assert!(!why(request, Some(hangs_up())).contains("too many"));
+    }
+}

@@ -217,6 +217,29 @@ fn what_fails_elsewhere_is_told_and_paid_once() {
     nucleus.cell(["ledger", "verify"]).expect(0);
 }
 
+/// The process that speaks with other machines is lost, and with it the calls that it carried; the next ones go on.
+#[test]
+fn the_gateway_is_lost() {
+    let home = Home::new();
+    let there = machine(&home, wat::ECHO);
+    let nucleus = caller(&home, &[at(&there)]);
+    let (mut client, slot) = open(&nucleus);
+    let children = || nucleus.process().children().into_iter();
+    let gateway =
+        || children().find(|c| c.arguments().get(1).is_some_and(|word| word == "gateway"));
+    assert_eq!(gateway(), None, "nobody needs one yet");
+    assert_eq!(call(&mut client, &slot, PATIENCE).unwrap().0, Status::Ok);
+    for _ in 0..2 {
+        gateway().unwrap().kill();
+        eventually("calls go on", || {
+            let (status, text, _) = call(&mut client, &slot, PATIENCE).unwrap();
+            assert!(matches!(status, Status::Ok | Status::Unreachable), "{status:?} {text}");
+            (status == Status::Ok).then_some(())
+        });
+    }
+    nucleus.cell(["ledger", "verify"]).expect(0);
+}
+
 /// A cell may move between here and elsewhere while it is called.
 #[test]
 fn a_cell_moves() {

@@ -156,6 +156,14 @@ fn a_machine_without_a_port_works_for_others() {
     assert_eq!(called.expect(0).json()["reply"]["value"], 2);
     let called = behind.home.cell(["call", &format!("cell://{on}/counter.add"), r#"{"by":3}"#]);
     called.expect(0);
+    // And by a cell of the other machine.
+    behind.nucleus.deploy_wat("far", &wat::cell("", wat::ECHO), "peers = true");
+    let caller = Nucleus::up(&behind.home);
+    caller.cell(["deploy", "far", "--at", "den"]).expect(0);
+    caller.wait_for("far", "away");
+    caller.deploy_wat("near", &wat::caller("far"), "");
+    let called = caller.cell(["call", "near.run", "hi", "--raw"]);
+    assert_eq!(called.expect(0).stdout, "\0\0\0\0hi", "its status, and its answer");
     // The relay's books know nothing of it.
     let account = key(&behind.home);
     assert_eq!((relay.nucleus.balance(&account), relay.nucleus.balance(&behind.key)), (0, 0));
