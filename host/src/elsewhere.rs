@@ -6,6 +6,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use cell_abi::{CellName, Fuel, Status};
@@ -17,8 +18,8 @@ pub trait RemoteCell: Debug + Send + Sync + 'static {
     /// What the cell is called here.
     fn name(&self) -> &CellName;
 
-    /// Has it answer a call. A future that is dropped gives the call up, and then costs all of its limit:
-    /// nobody here knows how much of that was burned.
+    /// Has it answer a call. A future that is dropped gives the call up; one that was sent, as
+    /// [`RemoteCall::sent`] says, then costs all of its limit: nobody here knows how much of that was burned.
     fn call<'a>(&'a self, call: RemoteCall<'a>) -> Asking<'a>;
 }
 
@@ -39,6 +40,40 @@ pub struct RemoteCall<'a> {
     pub fuel: Fuel,
     /// When the calling cell's own time is over.
     pub deadline: Instant,
+    pub(crate) stake: Stake,
+}
+
+impl<'a> RemoteCall<'a> {
+    /// A call that no cell of this sandbox makes.
+    pub fn new(
+        receptor: &'a str,
+        schema: &'a str,
+        request: Vec<u8>,
+        fuel: Fuel,
+        deadline: Instant,
+    ) -> Self {
+        Self { receptor, schema, request, fuel, deadline, stake: Stake::default() }
+    }
+
+    /// From now on the other machine may have it.
+    pub fn sent(&self) {
+        self.stake.0.store(self.fuel.0, Relaxed);
+    }
+
+    /// The other machine has done nothing for it, and will not.
+    pub fn refused(&self) {
+        self.stake.0.store(0, Relaxed);
+    }
+}
+
+/// What a call costs that is given up now.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Stake(Arc<AtomicU64>);
+
+impl Stake {
+    pub(crate) fn at_stake(&self) -> Fuel {
+        Fuel(self.0.load(Relaxed))
+    }
 }
 
 /// What came of it.

@@ -10,6 +10,7 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 
 use crate::budget::{Budget, Part};
 use crate::cell::Cell;
+use crate::elsewhere::{RemoteCell, Stake};
 use crate::error::Stop;
 use crate::instance::{CallSpec, Share};
 use crate::limits::{GROWS_MAX, Limits};
@@ -190,6 +191,8 @@ pub(crate) struct CallState {
     pub(crate) state: Option<StateCall>,
     /// The reply of the last call to another cell.
     pub(crate) callee_reply: Vec<u8>,
+    /// A cell of another machine that is asked now, and what that costs if it is given up.
+    pub(crate) elsewhere: Option<(Arc<dyn RemoteCell>, Stake)>,
     /// What other cells burned on behalf of this call.
     pub(crate) callees: Vec<Share>,
     /// Of calls to cells that keep receipts.
@@ -213,6 +216,7 @@ impl CallState {
             reject: None,
             state: None,
             callee_reply: Vec::new(),
+            elsewhere: None,
             callees: Vec::new(),
             records: Vec::new(),
             tape: None,
@@ -233,6 +237,7 @@ impl CallState {
         self.reject = None;
         self.state = None;
         self.callee_reply.clear();
+        self.elsewhere = None;
         self.callees.clear();
         self.records.clear();
     }

@@ -14,7 +14,7 @@ use crate::instance::{CallSpec, Share};
 use crate::limits::{
     CALL_DEPTH_MAX, LOG_LINE_BYTES_MAX, NESTED_WAIT_MAX, STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX,
 };
-use crate::meter::{charge, deduct, refund, wait};
+use crate::meter::{charge, deduct, wait};
 use crate::price::{
     BYTE, CELL_CALL, HOST_CALL, LOG_BYTE, STATE_BYTE, STATE_READ, STATE_TAKE, STATE_WRITE,
 };
@@ -285,26 +285,16 @@ impl Target {
         let limit = self.fuel.min(left);
         let memory = memory(caller)?;
         let request = slice(memory.data(&*caller), self.request, self.request_len)?.to_vec();
-        // Nobody here knows what a call costs that is given up, so until it is answered it costs its limit.
-        deduct(caller, limit)?;
-        let share = Share {
-            cell: Callee::Elsewhere(Arc::clone(&cell)),
-            fuel: Fuel(limit),
-            taken: Taken::default(),
-            calls: 1,
-        };
-        share.clone().add_to(&mut caller.data_mut().call.callees);
-        let call = RemoteCall {
-            receptor: std::str::from_utf8(&self.receptor).unwrap_or_default(),
-            schema,
-            request,
-            fuel: Fuel(limit),
-            deadline: caller.data().call.deadline,
-        };
+        let receptor = std::str::from_utf8(&self.receptor).unwrap_or_default();
+        let deadline = caller.data().call.deadline;
+        let call = RemoteCall::new(receptor, schema, request, Fuel(limit), deadline);
+        // Should this call be given up meanwhile, that is on its bill.
+        caller.data_mut().call.elsewhere = Some((Arc::clone(&cell), call.stake.clone()));
         let RemoteReply { status, fuel, bytes } = wait(&gauge, cell.call(call)).await;
+        caller.data_mut().call.elsewhere = None;
         let fuel = fuel.0.min(limit);
-        refund(caller, limit - fuel)?;
-        share.give_back(&mut caller.data_mut().call.callees, Fuel(limit - fuel));
+        deduct(caller, fuel)?;
+        Share::elsewhere(cell, Fuel(fuel)).add_to(&mut caller.data_mut().call.callees);
         Ok(Answer { status, fuel, reply: bytes })
     }
 

@@ -8,7 +8,7 @@ use cell_abi::{AccountId, Fuel, Reject, Status};
 use wasmtime::{AsContextMut as _, Memory, Store, TypedFunc};
 
 use crate::cell::{Cell, Isolation};
-use crate::elsewhere::Callee;
+use crate::elsewhere::{Callee, RemoteCell};
 use crate::error::{LoadError, classify};
 use crate::guest::{Guest, Link};
 use crate::limits::{SLICE_FUEL, START_FUEL_MAX};
@@ -96,11 +96,9 @@ impl Share {
         }
     }
 
-    /// Takes so much of what was added for this cell out again.
-    pub(crate) fn give_back(&self, shares: &mut [Self], fuel: Fuel) {
-        if let Some(share) = shares.iter_mut().find(|share| share.cell.is(&self.cell)) {
-            share.fuel = share.fuel.saturating_sub(fuel);
-        }
+    /// What a call of another machine's cell cost.
+    pub(crate) fn elsewhere(cell: Arc<dyn RemoteCell>, fuel: Fuel) -> Self {
+        Self { cell: Callee::Elsewhere(cell), fuel, taken: Taken::default(), calls: 1 }
     }
 }
 
@@ -310,10 +308,16 @@ impl Lease {
         let Some(instance) = self.instance.as_deref_mut() else {
             return Outcome::failed(Status::HostFault, "the lease has no instance");
         };
-        let burned = instance.burned(self.limit);
+        let mut burned = instance.burned(self.limit);
         let grown = instance.memory.size(&instance.store) != instance.pages;
         let call = &mut instance.store.data_mut().call;
-        let callees = std::mem::take(&mut call.callees);
+        let mut callees = std::mem::take(&mut call.callees);
+        if let Some((cell, stake)) = call.elsewhere.take() {
+            // It was given up while another machine had a call of its.
+            let fuel = stake.at_stake();
+            burned = burned.saturating_add(fuel.0);
+            Share::elsewhere(cell, fuel).add_to(&mut callees);
+        }
         let records = std::mem::take(&mut call.records);
         call.state = None;
         if status == Status::HostFault {

@@ -286,16 +286,6 @@ pub(crate) fn deduct(caller: &mut Caller<'_, Guest>, fuel: u64) -> wasmtime::Res
     Ok(())
 }
 
-/// Gives back what was taken ahead for something that cost less.
-pub(crate) fn refund(caller: &mut Caller<'_, Guest>, fuel: u64) -> wasmtime::Result<()> {
-    let left = caller.get_fuel()?.saturating_add(fuel);
-    caller.as_context_mut().set_fuel(left)?;
-    let gauge = &caller.data().gauge;
-    gauge.mark(left);
-    gauge.unyielded.store(gauge.unyielded.load(Relaxed).saturating_sub(fuel), Relaxed);
-    Ok(())
-}
-
 /// Awaits something of the host's, so that the guest's meter does not take the pause for work.
 pub(crate) async fn wait<F: Future>(gauge: &Gauge, future: F) -> F::Output {
     gauge.in_host.store(true, Relaxed);

@@ -126,7 +126,8 @@ pub(crate) struct Manifest {
     pub(crate) wasm: String,
     pub(crate) settings: Settings,
     /// Machines that run it, and then there is no module here: names or KEY@HOST:PORT, or with
-    /// another name for it there, cell://MACHINE/CELL.
+    /// another name for it there, cell://MACHINE/CELL. With `peers`, calls that come from other machines may
+    /// go on to it.
     pub(crate) at: Vec<String>,
 }
 
@@ -216,10 +217,9 @@ impl Manifest {
 /// The machines of a manifest that names some, which says nothing else: how the cell is run is their affair.
 fn machines(text: &str, at: &[String]) -> anyhow::Result<Vec<String>> {
     let table: toml::Table = toml::from_str(text)?;
-    let keys = table.get("cell").and_then(toml::Value::as_table);
-    if let Some(key) =
-        keys.into_iter().flat_map(toml::Table::keys).find(|k| *k != "name" && *k != "at")
-    {
+    let mut keys =
+        table.get("cell").and_then(toml::Value::as_table).into_iter().flat_map(toml::Table::keys);
+    if let Some(key) = keys.find(|key| !matches!(key.as_str(), "name" | "at" | "peers")) {
         bail!("{key} has no meaning beside at: the machines that `at` names run the cell");
     }
     if at.is_empty() || at.len() > MACHINES_MAX {
@@ -271,7 +271,7 @@ mod tests {
         refused("[cell]\nname = \"a\"\nat = []", "0 machines");
         refused("[cell]\nname = \"a\"\nat = [\"\"]", "names of peers");
         refused("[cell]\nname = \"a\"\nat = [\"a\\nb\"]", "names of peers");
-        refused("[cell]\nname = \"a\"\nat = [\"den\"]\npeers = true", "peers has no meaning");
+        refused("[cell]\nname = \"a\"\nat = [\"den\"]\nidle_s = 9", "idle_s has no meaning");
         let many = ["\"den\""; MACHINES_MAX + 1].join(", ");
         refused(&format!("[cell]\nname = \"a\"\nat = [{many}]"), "9 machines");
         let long = "d".repeat(MACHINE_BYTES_MAX + 1);

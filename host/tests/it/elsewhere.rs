@@ -39,14 +39,17 @@ impl RemoteCell for Far {
     }
 
     fn call<'a>(&'a self, call: RemoteCall<'a>) -> Asking<'a> {
-        let RemoteCall { receptor, schema, request, fuel, .. } = call;
-        let asked = (receptor.to_owned(), schema.to_owned(), request.clone(), fuel.0);
+        let RemoteCall { receptor, schema, request, fuel, .. } = &call;
+        let asked = ((*receptor).to_owned(), (*schema).to_owned(), request.clone(), fuel.0);
         self.asked.lock().unwrap().push(asked);
         Box::pin(async move {
+            if self.status != Status::Unreachable {
+                call.sent();
+            }
             match self.fuel {
                 Some(fuel) => {
                     tokio::task::yield_now().await;
-                    RemoteReply { status: self.status, fuel: Fuel(fuel), bytes: request }
+                    RemoteReply { status: self.status, fuel: Fuel(fuel), bytes: call.request }
                 }
                 None => std::future::pending().await,
             }
@@ -122,6 +125,15 @@ async fn who_gives_up_pays_the_limit() {
     assert_eq!(outcome.status, Status::Cancelled);
     assert_eq!(outcome.callees[0].fuel.0, 1_000_000);
     assert!(outcome.own_fuel().0 > 0 && outcome.fuel.0 < 1_100_000, "{outcome:?}");
+    // Before anything was sent there is nothing to pay for.
+    let far = Far::new(Status::Unreachable, None);
+    let early = ask(&far, CellOptions::default(), (1_000_000, 10_000_000), true).await;
+    assert_eq!((early.status, early.callees[0].fuel.0), (Status::Cancelled, 0));
+    assert_eq!(early.own_fuel(), outcome.own_fuel());
+    // With all that is left at stake, the limit is what it costs, and how it ended is still what is said.
+    let far = Far::new(Status::Ok, None);
+    let outcome = ask(&far, CellOptions::default(), (-1, 500_000), true).await;
+    assert_eq!((outcome.status, outcome.fuel.0), (Status::Cancelled, 500_000));
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use super::{Exit, Failure, Global, Output};
 use crate::daemon::control::{Answer, Request, ask};
 use crate::home::{Home, read_file};
 use crate::manifest::{self, Manifest};
+use crate::peers::{Peers, Remote};
 
 #[derive(Debug, Args)]
 pub(crate) struct DeployArguments {
@@ -62,8 +63,13 @@ fn deploy_elsewhere(
     let text = toml::to_string(&section).context("write the manifest")?;
     let manifest = Manifest::parse(&text).map_err(usage)?;
     home.create()?;
+    let peers = Peers::read(home)?;
+    for named in &manifest.at {
+        Remote::of_manifest(named, name.as_str(), &peers).map_err(usage)?;
+    }
     let target = home.cell(name.as_str());
-    if target.join(&manifest.wasm).exists() {
+    let old = Manifest::read(&target).map_or(manifest.wasm, |old| old.wasm);
+    if target.join(old).exists() {
         bail!("`{name}` runs here; remove it first with `cell rm {name}`");
     }
     fs::create_dir_all(&target).with_context(|| format!("create {}", target.display()))?;

@@ -105,6 +105,9 @@ fn find(home: &Home, target: &str) -> anyhow::Result<PathBuf> {
     for directory in [path.to_owned(), home.cell(target)] {
         if directory.join(crate::manifest::FILE).is_file() {
             let manifest = Manifest::read(&directory)?;
+            if !manifest.at.is_empty() {
+                bail!("`{}` is run by other machines: {}", manifest.name, manifest.at.join(", "));
+            }
             let built =
                 directory.join("target/cell").join(manifest.name.as_str()).join(&manifest.wasm);
             let direct = directory.join(&manifest.wasm);

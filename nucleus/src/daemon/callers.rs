@@ -25,6 +25,8 @@ impl Nucleus {
                 if let Some(missing) = walls.iter().find(|w| !w.stands && self.require_walls) {
                     tracing::error!(wall = missing.name, "the gateway is ended: require_walls");
                     self.gateway = None;
+                    self.reach.refuse();
+                    self.give_up_reaching(true);
                 }
             }
             FromGateway::Dial { id, way } => {
@@ -91,7 +93,11 @@ impl Nucleus {
                 }
                 let channel = ContentHash::from_bytes(channel).to_string();
                 let account = account_of(&self.home, peer, &channel);
-                (cell, account.map_err(|error| format!("{error:#}"))?)
+                let account = account.map_err(|error| format!("{error:#}"))?;
+                if !self.holds.can_pay(account) {
+                    return Err("nothing is agreed to by that channel".into());
+                }
+                (cell, account)
             }
             Wanted::Job => {
                 if !self.donation.is_lent() {
@@ -111,7 +117,7 @@ impl Nucleus {
             Wanted::Wait | Wanted::Through(_) => return Err("this was answered".into()),
         };
         self.cells.serves_peers(&cell)?;
-        match self.workers.connect_peer(payer, is_known, cell, connection) {
+        match self.workers.connect_peer((peer, payer), is_known, cell, connection) {
             Ok(Ok(uid)) => {
                 self.holds.name_peer(uid, payer);
                 Ok(is_known)

@@ -19,7 +19,7 @@ use super::scan::{Scan, Seen};
 use super::state::States;
 use super::workers::Workers;
 use crate::home::Home;
-use crate::link::{CellStats, LoadCell, LoadElsewhere, ModuleFacts, ToWorker};
+use crate::link::{CellStats, LoadCell, LoadElsewhere, ModuleFacts, PEER_UID_MIN, ToWorker};
 
 /// A log larger than this is moved aside; one older log is kept.
 pub(super) const LOG_BYTES_MAX: u64 = 8 << 20;
@@ -68,12 +68,12 @@ impl Code {
     fn hash(&self) -> Option<String> {
         match &self.what {
             What::Module(compiled, _) => Some(compiled.hash.to_string()),
-            What::Elsewhere(_) => None,
+            What::Elsewhere(..) => None,
         }
     }
 
     const fn is_elsewhere(&self) -> bool {
-        matches!(self.what, What::Elsewhere(_))
+        matches!(self.what, What::Elsewhere(..))
     }
 
     /// Whether other machines may call it.
@@ -85,7 +85,7 @@ impl Code {
     fn is_same(&self, what: &What) -> bool {
         match (&self.what, what) {
             (What::Module(a, with), What::Module(b, like)) => a.hash == b.hash && with == like,
-            (What::Elsewhere(a), What::Elsewhere(b)) => a == b,
+            (What::Elsewhere(a, of), What::Elsewhere(b, like)) => a == b && of == like,
             _ => false,
         }
     }
@@ -198,7 +198,9 @@ impl Cells {
 
     fn load(&mut self, name: &str, worker: u64, listens: bool, workers: &mut Workers) {
         let Some(known) = self.known.get_mut(name) else { return };
-        let handed = known.hand_over(&self.home, name, listens, &self.states, |message, fds| {
+        let is_peers = workers.user(worker).is_some_and(|uid| uid >= PEER_UID_MIN);
+        let whose = (listens, is_peers);
+        let handed = known.hand_over(&self.home, name, whose, &self.states, |message, fds| {
             workers.send(worker, message, fds)
         });
         if let Err(error) = handed {
@@ -277,10 +279,12 @@ impl Cells {
     }
 
     /// How the manifest of a cell that other machines run names this one of them.
-    pub(super) fn machine(&self, name: &str, generation: u64, at: usize) -> Option<&str> {
+    pub(super) fn machine(&self, name: &str, generation: u64, at: u32) -> Option<&str> {
         let code = self.known.get(name)?.code.as_ref().filter(|c| c.generation == generation)?;
         match &code.what {
-            What::Elsewhere(machines) => machines.get(at).map(String::as_str),
+            What::Elsewhere(machines, _) => {
+                machines.get(usize::try_from(at).ok()?).map(String::as_str)
+            }
             What::Module(..) => None,
         }
     }
@@ -289,6 +293,9 @@ impl Cells {
     pub(super) fn serves_peers(&self, name: &str) -> Result<(), String> {
         match self.known.get(name).and_then(|known| known.code.as_ref()) {
             None => Err(format!("there is no cell `{name}` here")),
+            Some(code) if code.is_elsewhere() => {
+                Err(format!("the cell `{name}` is run by other machines"))
+            }
             Some(code) if !code.is_for_peers() => {
                 Err(format!("the cell `{name}` is not for other machines"))
             }
@@ -370,7 +377,7 @@ impl Known {
         &mut self,
         home: &Home,
         name: &str,
-        listens: bool,
+        (listens, is_peers): (bool, bool),
         states: &States,
         send: impl FnOnce(&ToWorker, &[BorrowedFd<'_>]),
     ) -> anyhow::Result<()> {
@@ -378,7 +385,12 @@ impl Known {
         let (cell, generation) = (name.to_owned(), *generation);
         let (compiled, settings) = match what {
             What::Module(compiled, settings) => (compiled, settings),
-            What::Elsewhere(machines) => {
+            // What it costs there is this machine's to pay, so other machines' calls need a word of its owner.
+            What::Elsewhere(_, false) if is_peers => {
+                send(&ToWorker::Drop { cell }, &[]);
+                return Ok(());
+            }
+            What::Elsewhere(machines, _) => {
                 let machines = machines.clone();
                 send(&ToWorker::LoadElsewhere(LoadElsewhere { cell, generation, machines }), &[]);
                 return Ok(());

@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,6 +31,8 @@ const KEY_EVERY_S: u64 = 24 * 3600;
 pub(super) const UNHEARD_MAX: usize = 1024;
 /// How long the gateway may leave a message unread.
 pub(super) const SEND_TIME_MAX: Duration = Duration::from_secs(1);
+/// The number of the gateway that started last.
+static LAST: AtomicU64 = AtomicU64::new(0);
 
 /// The gateway, if others can reach this machine.
 pub(super) struct Gateway {
@@ -164,7 +166,8 @@ impl Gateway {
         // Whatever fails from here on, it ends with this.
         let mut running = Running { child, link: ours, key_since_s: tunnel::now_s() };
         let ours = &mut running.link;
-        self.number += 1;
+        // Of all that there ever were: what one says that has ended is not taken for another's.
+        self.number = LAST.fetch_add(1, Relaxed) + 1;
         let (number, events, reader) = (self.number, self.events.clone(), ours.try_clone()?);
         ours.limit_sending(SEND_TIME_MAX)?;
         thread::Builder::new().name("gateway".into()).spawn(move || {

@@ -110,6 +110,11 @@ impl Holds {
         balance.is_ok_and(|balance| balance.posted_nano > 0)
     }
 
+    /// Whether anything is set aside for a user's calls.
+    pub(super) fn has_hold(&self, uid: u32) -> bool {
+        self.of_user.contains_key(&uid)
+    }
+
     fn account(&self, uid: u32) -> AccountId {
         self.peers.get(&uid).copied().unwrap_or_else(|| self.bank.accounts.user(uid))
     }

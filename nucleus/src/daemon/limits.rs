@@ -39,6 +39,10 @@ cell_abi::limits! {
         ///
         /// One more is not reached; calls of it go to the next machine that has it, or answer `Unreachable`.
         REACHED_AT_ONCE_MAX: usize;
+        /// The same, for one worker.
+        ///
+        /// The same.
+        REACHED_PER_WORKER_MAX: usize;
     }
     crate::daemon::ways {
         /// Connections to relays that are being opened.
@@ -163,6 +167,14 @@ cell_abi::limits! {
         ///
         /// That machine is refused, with the reason.
         STRANGER_WORKERS_MAX: usize;
+        /// Accounts, its own and channels, from which one other machine pays for calls that run at once.
+        ///
+        /// That machine is refused, with the reason.
+        ACCOUNTS_PER_PEER_MAX: usize;
+        /// The same of a machine that `cell peer add` has not named.
+        ///
+        /// That machine is refused, with the reason.
+        ACCOUNTS_PER_STRANGER_MAX: usize;
         /// Connections that may wait for a user's worker to start.
         ///
         /// One more is told `Busy`.

@@ -23,6 +23,8 @@ use crate::peers::{Peers, Remote};
 
 /// How many are being reached at once.
 pub(super) const REACHED_AT_ONCE_MAX: usize = 64;
+/// The same, for one worker.
+pub(super) const REACHED_PER_WORKER_MAX: usize = 16;
 
 /// Those that are being reached.
 pub(super) struct Reach {
@@ -32,6 +34,8 @@ pub(super) struct Reach {
     bandwidth_kb_s: Option<u64>,
     under_way: HashMap<u64, UnderWay>,
     last: u64,
+    /// A gateway without all its walls is not to be.
+    is_refused: bool,
 }
 
 /// One that a worker waits for.
@@ -51,12 +55,19 @@ pub(crate) struct Connected {
 
 impl Reach {
     pub(super) fn new(home: Home, events: Sender<Event>, bandwidth_kb_s: Option<u64>) -> Self {
-        Self { home, events, bandwidth_kb_s, under_way: HashMap::new(), last: 0 }
+        let (under_way, last, is_refused) = (HashMap::new(), 0, false);
+        Self { home, events, bandwidth_kb_s, under_way, last, is_refused }
+    }
+
+    /// From now on nothing is reached.
+    pub(super) const fn refuse(&mut self) {
+        self.is_refused = true;
     }
 
     /// Connects on a thread of its own; why not, if that does not even begin.
     fn start(&mut self, worker: u64, reached: Reached, named: String) -> Result<(), String> {
-        if self.under_way.len() >= REACHED_AT_ONCE_MAX {
+        let of_worker = self.under_way.values().filter(|one| one.worker == worker).count();
+        if of_worker >= REACHED_PER_WORKER_MAX || self.under_way.len() >= REACHED_AT_ONCE_MAX {
             return Err("too many machines are being reached at once".into());
         }
         self.last += 1;
@@ -85,10 +96,17 @@ fn connect(home: &Home, cell: &str, named: &str) -> anyhow::Result<Connected> {
 
 impl Nucleus {
     /// A worker needs a connection to a cell that other machines run.
-    pub(super) fn reach(&mut self, worker: u64, cell: String, generation: u64, machine: usize) {
-        let Some(named) = self.cells.machine(&cell, generation, machine).map(str::to_owned) else {
-            // It was removed or changed, which the worker hears of next.
-            return tracing::debug!(worker, cell, "asks for what is not elsewhere");
+    pub(super) fn reach(&mut self, worker: u64, cell: String, generation: u64, machine: u32) {
+        // Who calls elsewhere has something set aside for that; a worker that was taken over may not have.
+        let uid = self.workers.user(worker).filter(|uid| self.holds.has_hold(*uid));
+        let named = self.cells.machine(&cell, generation, machine).map(str::to_owned);
+        let Some(named) = named.filter(|_| uid.is_some()) else {
+            let reached = Reached { cell, generation, machine, error: None };
+            return self.tell_reached(
+                worker,
+                reached,
+                Err("there is no such cell elsewhere".into()),
+            );
         };
         let reached = Reached { cell, generation, machine, error: None };
         if let Err(why) = self.reach.start(worker, reached.clone(), named) {
@@ -114,6 +132,9 @@ impl Nucleus {
     /// The one that there is, or one that only reaches others.
     fn gateway_to_reach(&mut self) -> Result<&mut Gateway, String> {
         if self.gateway.is_none() {
+            if self.reach.is_refused {
+                return Err("a wall around the gateway is missing, and nucleus.toml says require_walls = true".into());
+            }
             let Reach { home, events, bandwidth_kb_s, .. } = &self.reach;
             let started = Gateway::start_outward(home, *bandwidth_kb_s, events);
             self.gateway = Some(started.map_err(|error| format!("{error:#}"))?);
@@ -161,7 +182,8 @@ mod tests {
         let reached = || Reached { cell: "far".into(), generation: 1, machine: 0, error: None };
         let named = "nobody".to_owned();
         for id in 1..=REACHED_AT_ONCE_MAX as u64 {
-            assert_eq!(reach.start(7, reached(), named.clone()), Ok(()));
+            let worker = id % 4;
+            assert_eq!(reach.start(worker, reached(), named.clone()), Ok(()));
             match inbox.recv().unwrap() {
                 Event::Connected(found, Err(why)) => {
                     assert_eq!(found, id);
@@ -170,9 +192,13 @@ mod tests {
                 _ => panic!("another event"),
             }
         }
-        let why = reach.start(7, reached(), named.clone()).unwrap_err();
-        assert!(why.contains("too many"), "{why}");
-        reach.under_way.remove(&1).unwrap();
-        assert_eq!(reach.start(7, reached(), named), Ok(()));
+        let is_refused = |reach: &mut Reach, worker| {
+            let started = reach.start(worker, reached(), named.clone());
+            started.is_err_and(|why| why.contains("too many"))
+        };
+        assert!(is_refused(&mut reach, 7), "of all workers");
+        reach.under_way.retain(|_, one| one.worker != 3);
+        assert!(is_refused(&mut reach, 2), "of one worker");
+        assert!(!is_refused(&mut reach, 7));
     }
 }

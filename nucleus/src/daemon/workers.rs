@@ -40,6 +40,10 @@ pub(super) const FOREIGN_WORKERS_MAX: usize = 16;
 pub(super) const PEER_WORKERS_MAX: usize = 12;
 /// The same, where nobody has named that machine.
 pub(super) const STRANGER_WORKERS_MAX: usize = 6;
+/// Accounts, its own and channels, from which one machine pays for calls that run at once.
+pub(super) const ACCOUNTS_PER_PEER_MAX: usize = 4;
+/// The same of a machine that nobody has named.
+pub(super) const ACCOUNTS_PER_STRANGER_MAX: usize = 2;
 /// Connections that may wait for a user's worker to start; one more is told `Busy`.
 pub(super) const CONNECTIONS_WAITING_MAX: usize = 64;
 
@@ -70,6 +74,8 @@ pub(super) struct Workers {
     accounts: Accounts,
     /// The number that was given to a peer last.
     last_peer: u32,
+    /// The machine behind each such number; one may pay from several accounts.
+    machines: HashMap<u32, AccountId>,
 }
 
 struct Running {
@@ -139,6 +145,7 @@ impl Workers {
             resting: HashMap::new(),
             accounts: *accounts,
             last_peer: PEER_UID_MIN,
+            machines: HashMap::new(),
         };
         this.listener = this.spawn(accounts.owner_uid(), accounts.owner)?;
         Ok(this)
@@ -247,23 +254,49 @@ impl Workers {
     /// why it is not served.
     pub(super) fn connect_peer(
         &mut self,
-        peer: AccountId,
+        (peer, payer): (AccountId, AccountId),
         is_known: bool,
         cell: String,
         connection: OwnedFd,
     ) -> anyhow::Result<Result<u32, &'static str>> {
-        let is_of_peer = |worker: &&Running| worker.uid >= PEER_UID_MIN && worker.payer == peer;
-        let uid = match self.running.values().find(is_of_peer) {
+        let is_its = |worker: &&Running| worker.uid >= PEER_UID_MIN && worker.payer == payer;
+        let uid = match self.running.values().find(is_its) {
             Some(worker) => worker.uid,
             None => {
+                if !self.has_room(peer, is_known) {
+                    return Ok(Err("calls of other accounts of yours run here already"));
+                }
                 self.last_peer = self.last_peer.checked_add(1).unwrap_or(PEER_UID_MIN);
                 self.last_peer
             }
         };
         // Those that nobody named leave room for those that somebody did, and all of them for users.
         let workers_max = if is_known { PEER_WORKERS_MAX } else { STRANGER_WORKERS_MAX };
-        let connected = self.connect_as(uid, peer, workers_max, cell, connection)?;
+        let connected = self.connect_as(uid, payer, workers_max, cell, connection)?;
+        if connected.is_ok() {
+            self.machines.insert(uid, peer);
+        }
         Ok(connected.map(|()| uid).map_err(|(_, why)| why))
+    }
+
+    /// Whether calls of one more account of a machine may run; one that has no client any more makes room.
+    fn has_room(&mut self, peer: AccountId, is_known: bool) -> bool {
+        let running = &self.running;
+        self.machines.retain(|uid, _| running.values().any(|worker| worker.uid == *uid));
+        let is_its = |worker: &Running| {
+            !worker.leaves && self.machines.get(&worker.uid).is_some_and(|machine| *machine == peer)
+        };
+        let its: Vec<_> = running.iter().filter(|(_, worker)| is_its(worker)).collect();
+        let most = if is_known { ACCOUNTS_PER_PEER_MAX } else { ACCOUNTS_PER_STRANGER_MAX };
+        if its.len() < most {
+            return true;
+        }
+        let is_idle = |worker: &Running| {
+            worker.ready && worker.waiting.is_empty() && worker.totals.connections == 0
+        };
+        let idle = its.into_iter().find(|(_, worker)| is_idle(worker)).map(|(number, _)| *number);
+        idle.into_iter().for_each(|number| self.let_go(number));
+        idle.is_some()
     }
 
     /// Where it is turned away, the connection comes back with the reason.

@@ -223,8 +223,8 @@ pub(crate) struct LoadElsewhere {
 pub(crate) struct Reached {
     pub(crate) cell: String,
     pub(crate) generation: u64,
-    /// Which of its machines.
-    pub(crate) machine: usize,
+    /// Which of its machines, counted from 0.
+    pub(crate) machine: u32,
     pub(crate) error: Option<String>,
 }
 
@@ -277,7 +277,7 @@ pub(crate) enum FromWorker {
     /// A cell is called whose code is not loaded.
     NeedArtefact { cell: String, generation: u64, hash: String },
     /// A cell is called that another machine runs, and there is no connection to it.
-    Reach { cell: String, generation: u64, machine: usize },
+    Reach { cell: String, generation: u64, machine: u32 },
     /// A client of another user than this worker serves. Descriptor: the connection.
     Foreign { cell: String },
     /// This worker, which does not listen, has had no client for a while.

@@ -399,7 +399,8 @@ impl Entry {
 
     fn stats(&self) -> CellStats {
         let cell = self.serving().and_then(|serving| serving.loaded());
-        let (p50_us, p99_us) = self.times.percentiles(cell.is_some());
+        let is_away = matches!(self.current(), Some(Current::Elsewhere(_)));
+        let (p50_us, p99_us) = self.times.percentiles(cell.is_some() || is_away);
         let (timed, timed_us) = self.times.sums();
         let (calls, fuel) = (self.calls.load(Relaxed), self.fuel.load(Relaxed));
         let (calls_per_s, fuel_per_s) = self.rates.look(calls, fuel);

@@ -25,6 +25,17 @@ cell_abi::limits! {
         /// Calls go to the other machines that have the cell, or answer `Unreachable`.
         REST_MAX: Duration;
     }
+    crate::worker::elsewhere {
+        /// How long a machine may leave a call of a cell here unanswered before it is asked whether it is there;
+        /// how long it may take to say so, or to open a receptor.
+        ///
+        /// The call answers `Unreachable`, the next one comes over another connection, and the machine rests.
+        SILENCE_MAX: Duration;
+        /// Receptors that are open on one connection to such a machine.
+        ///
+        /// The next call comes over another connection.
+        OPEN_MAX: usize;
+    }
     crate::worker::event_loop {
         /// Connections of all clients together.
         ///

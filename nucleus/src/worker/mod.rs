@@ -244,7 +244,8 @@ impl Reporter {
             // The owner has its programs and cells; another user of this process is its connections.
             let has_callers = self.load.connections.load(Relaxed) > 0;
             let mut sent = self.worker.purses.report(has_callers || !self.is_foreign);
-            if round.is_multiple_of(12) {
+            // That nobody is left is told at once: somebody else may wait for this place.
+            if round.is_multiple_of(12) || !has_callers && idle == 0 {
                 sent = sent.and_then(|()| self.worker.cells.report(&self.load));
                 self.worker.cells.stop_idle();
             }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use cell_abi::Status;
 use cell_client::{CallOptions, Client, Error, Fuel, RawSlot};
 use cell_tests::{Home, Nucleus, eventually, sample, wat};
+use rustix::process::Signal;
 
 use crate::peers::{Donor, donor, key};
 
@@ -238,6 +239,62 @@ fn the_gateway_is_lost() {
         });
     }
     nucleus.cell(["ledger", "verify"]).expect(0);
+}
+
+/// A machine that is there no more, and whose connection nobody has told that, costs its callers their time and
+/// nothing else.
+#[test]
+fn a_machine_that_says_nothing_is_given_up() {
+    let home = Home::new();
+    let there = machine(&home, wat::ECHO);
+    let nucleus = caller(&home, &[at(&there)]);
+    let (mut client, slot) = open(&nucleus);
+    let (_, _, usual) = call(&mut client, &slot, PATIENCE).unwrap();
+    let gateway = there.gateway();
+    gateway.signal(Signal::STOP);
+    let (status, text, cost) = call(&mut client, &slot, PATIENCE).unwrap();
+    gateway.signal(Signal::CONT);
+    assert_eq!(status, Status::Unreachable, "{text}");
+    assert!(text.contains("went away") && cost < usual, "{text}: {cost} {usual}");
+    eventually("it is asked again", || {
+        (call(&mut client, &slot, PATIENCE).unwrap().0 == Status::Ok).then_some(())
+    });
+}
+
+/// Whoever calls from another machine does not spend what this one has elsewhere, unless its owner says so.
+#[test]
+fn peers_do_not_spend_what_is_elsewhere() {
+    let home = Home::new();
+    let there = machine(&home, wat::ECHO);
+    let settings = "[peers]\nlisten = \"127.0.0.1:0\"\n";
+    fs::write(home.path().join("nucleus.toml"), settings).unwrap();
+    let nucleus = Nucleus::up(&home);
+    elsewhere(&home, "far", &[at(&there)]);
+    nucleus.wait_for("far", "away");
+    nucleus.deploy_wat("near", &wat::caller("far"), "peers = true");
+    let listens = home.cell(["peer", "list", "--json"]).expect(0).json()["listens"].clone();
+    let stranger = Home::new();
+    let account = key(&stranger);
+    nucleus.cell(["peer", "add", &account]).expect(0);
+    nucleus.cell(["ledger", "grant", "5", &account]).expect(0);
+    let url = format!("cell://{}@{}/near.run", key(&home), listens.as_str().unwrap());
+    let status = || {
+        let called = stranger.cell(["call", &url, "hi", "--raw"]);
+        let code = called.expect(0).stdout_bytes.first_chunk::<4>().copied().unwrap();
+        Status::from_code(u32::from_le_bytes(code)).unwrap()
+    };
+    assert_eq!(status(), Status::UnknownCell);
+    assert_eq!(there.nucleus.balance("cell:far"), 0);
+    let text = format!("at = {:?}\npeers = true", [at(&there)]);
+    let manifest = home.cell_directory("far").join("Cell.toml");
+    fs::write(manifest, wat::manifest("far", &text)).unwrap();
+    eventually("the owner lets them", || (status() == Status::Ok).then_some(()));
+    let paid = eventually("both are paid the same", || {
+        let paid = there.nucleus.balance("cell:far");
+        (paid > 0 && nucleus.balance("cell:far") == paid).then_some(paid)
+    });
+    assert_eq!(nucleus.spent(), 0, "the owner pays there, and is paid here");
+    assert_eq!(there.nucleus.balance(&key(&home)), 5_000_000_000 - paid);
 }
 
 /// A cell may move between here and elsewhere while it is called.

@@ -56,7 +56,7 @@ impl Donor {
         format!("cell://{}@{}/{target}", self.key, self.address)
     }
 
-    fn gateway(&self) -> Process {
+    pub(crate) fn gateway(&self) -> Process {
         eventually("there is a gateway", || {
             let children = self.nucleus.process().children();
             let named = |child: &Process| child.arguments().get(1).is_some_and(|w| w == "gateway");

@@ -60,6 +60,8 @@ impl Wanted<'_> {
         for remote in remotes {
             match remote.and_then(|remote| self.dial(home, &remote)) {
                 Ok(line) => return Ok(Ok(line)),
+                // A channel may have been opened there, and what became of its deposit is to be known.
+                Err(error) if self.pay_by.is_some() => return Err(error),
                 Err(error) => why = error,
             }
         }

@@ -101,9 +101,14 @@ pub(crate) fn run(arguments: &Arguments, global: &Global, output: &Output) -> an
         let called = ask(&mut line.client, receptor, &request, arguments.raw, options);
         let cost = match &called {
             Ok((_, fuel)) => Some(*fuel),
+            // What the other machine said of the call, or before it.
+            Err(error @ (Error::Rejected { .. } | Error::Failed { .. })) => Some(error.fuel()),
+            Err(error @ (Error::ReplyTooLarge { .. } | Error::InvalidReply { .. })) => {
+                Some(error.fuel())
+            }
+            Err(Error::SchemaMismatch { .. } | Error::InvalidName { .. }) => Some(Fuel::ZERO),
             // The call may have gone on, and was charged then.
-            Err(Error::TimedOut | Error::Disconnected { .. }) => None,
-            Err(error) => Some(error.fuel()),
+            Err(_) => None,
         };
         ended = Some(line.end(cost, limit));
         called

@@ -15,7 +15,7 @@ pub(super) const UPLOAD_TRIES_MAX: u32 = 6;
 /// that has not noticed yet counts the job as one that it has.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How often one connection may ask for the module: what came before may have been wrong.
-const ASKED_MAX: u32 = 2;
+const ASKED_TIMES: u32 = 2;
 /// A module from this size on has its progress shown, in bytes.
 const SHOWN_BYTES_MIN: usize = 1 << 20;
 
@@ -89,7 +89,7 @@ impl<'a> Upload<'a> {
     pub(super) fn asked(&mut self, content: &[u8]) -> Option<&'a [u8]> {
         self.asked += 1;
         let at = wire::read_offset(content)?;
-        let is_fit = self.asked == 1 || self.asked <= ASKED_MAX && at == 0;
+        let is_fit = self.asked == 1 || self.asked <= ASKED_TIMES && at == 0;
         let rest = self.wasm.get(at..).filter(|_| is_fit)?;
         self.is_under_way = true;
         Some(rest)

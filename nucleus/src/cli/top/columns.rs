@@ -140,7 +140,7 @@ impl Column {
 }
 
 fn urgency(state: &str) -> usize {
-    let known = ["failed", "resting", "loading", "unknown", "live", "stopped"];
+    let known = ["failed", "resting", "loading", "unknown", "live", "away", "stopped"];
     known.iter().position(|known| *known == state).unwrap_or(known.len())
 }
 

@@ -167,7 +167,7 @@ fn placed(column: Column, value: String, name_width: usize) -> String {
 
 fn colour(state: &str) -> Color {
     match state {
-        "live" => Color::Green,
+        "live" | "away" => Color::Green,
         "failed" => Color::Red,
         "resting" | "loading" => Color::Yellow,
         _ => Color::DarkGray,

@@ -160,7 +160,7 @@ impl Nucleus {
     }
 
     fn lend(&mut self, by: u32) -> Result<(), String> {
-        if self.gateway.is_none() {
+        if self.gateway.as_ref().is_none_or(|gateway| gateway.reached().is_none()) {
             return Err("no other machine can reach the nucleus: it read nucleus.toml before it said where; \
                         type `cell down`, then `cell donate`".into());
         }

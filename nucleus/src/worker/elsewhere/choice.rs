@@ -65,6 +65,13 @@ impl Record {
         self.answered = Some(Answered { latency_s, charge, count, passed_over: 0 });
     }
 
+    /// Nobody waited for its answer any longer than this.
+    pub(super) fn gave_up(&mut self, waited: Duration) {
+        let charge = self.answered.map_or(0, |old| old.charge as u64);
+        let known = self.answered.map_or(0.0, |old| old.latency_s);
+        self.answered(waited.max(Duration::from_secs_f64(known)), charge);
+    }
+
     /// It could not be reached, or went away, or does not serve: it rests for a while. What failed along with it,
     /// and is heard of while it rests, counts as one failure.
     pub(super) fn failed(&mut self, now: Instant) {

@@ -18,6 +18,7 @@ use cell_client::{CallOptions, Config, Error, RawSlot};
 use cell_host::{Asking, RemoteCall, RemoteCell, RemoteReply};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
 
 use super::cells::{Entry, lock};
 use crate::link::{FromWorker, Link, LoadElsewhere};
@@ -25,6 +26,11 @@ use choice::{Record, choose};
 
 /// How long a connection is kept that nobody uses.
 const LINE_IDLE: Duration = Duration::from_secs(60);
+/// How long a machine may leave a call unanswered before it is asked whether it is there, and how long it may
+/// take to say so, or to open a receptor.
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// Receptors that are kept open on one connection: less than a machine allows.
+pub(super) const OPEN_MAX: usize = 200;
 
 /// A cell of other machines.
 #[derive(Debug)]
@@ -62,7 +68,9 @@ enum Line {
 struct Lane {
     client: Client,
     /// The receptors that were opened there, by name and by the schema of who calls.
-    slots: tokio::sync::Mutex<HashMap<(String, String), RawSlot>>,
+    slots: Mutex<HashMap<(String, String), RawSlot>>,
+    /// Held while one is opened: who comes meanwhile wants the same one, most likely.
+    opening: tokio::sync::Mutex<()>,
     used: Mutex<Instant>,
 }
 
@@ -98,10 +106,9 @@ impl Elsewhere {
     }
 
     /// Takes the socket that the nucleus was asked for, or why there is none.
-    pub(super) fn reached(&self, generation: u64, at: usize, socket: Result<OwnedFd, String>) {
-        let Some(machine) = self.machines.get(at).filter(|_| generation == self.generation) else {
-            return;
-        };
+    pub(super) fn reached(&self, generation: u64, at: u32, socket: Result<OwnedFd, String>) {
+        let machine = usize::try_from(at).ok().and_then(|at| self.machines.get(at));
+        let Some(machine) = machine.filter(|_| generation == self.generation) else { return };
         let client = socket.and_then(|socket| {
             let _runtime = self.runtime.enter();
             Client::from_stream(socket.into(), self.name.as_str(), Config::default())
@@ -110,7 +117,8 @@ impl Elsewhere {
         machine.set(match client {
             Ok(client) => Line::Up(Arc::new(Lane {
                 client,
-                slots: tokio::sync::Mutex::default(),
+                slots: Mutex::default(),
+                opening: tokio::sync::Mutex::default(),
                 used: Mutex::new(Instant::now()),
             })),
             Err(why) => Line::Refused(why),
@@ -142,7 +150,8 @@ impl Elsewhere {
 
     /// Whether there is nothing to look after.
     pub(super) fn is_asleep(&self) -> bool {
-        !self.machines.iter().any(|machine| matches!(*lock(&machine.line), Line::Up(_)))
+        let is_asleep = |line: &Line| matches!(line, Line::Down | Line::Refused(_));
+        self.machines.iter().all(|machine| is_asleep(&lock(&machine.line)))
     }
 
     /// Asks one machine after another until one has settled it.
@@ -158,10 +167,13 @@ impl Elsewhere {
             if let Some(tried) = tried.get_mut(at) {
                 *tried = true;
             }
-            let flight = Flight::new(self, at);
-            match self.ask_one(machine, &flight, call).await {
+            let mut flight = Flight::new(self, at);
+            match self.ask_one(machine, &mut flight, call).await {
                 Asked::Settled(reply) => return reply,
-                Asked::Refused(reply) => refused = Some(reply),
+                Asked::Refused(reply) => {
+                    call.refused();
+                    refused = Some(reply);
+                }
             }
         }
     }
@@ -169,7 +181,7 @@ impl Elsewhere {
     async fn ask_one(
         &self,
         machine: &Machine,
-        flight: &Flight<'_>,
+        flight: &mut Flight<'_>,
         call: &RemoteCall<'_>,
     ) -> Asked {
         let lane = match self.line(flight.at, machine).await {
@@ -183,26 +195,32 @@ impl Elsewhere {
             Ok(slot) => slot,
             Err(error) => return Asked::Refused(machine.refused(&error, flight)),
         };
-        let began = Instant::now();
-        let timeout = call.deadline.saturating_duration_since(began);
+        let timeout = call.deadline.saturating_duration_since(Instant::now());
         let options = CallOptions { fuel: call.fuel, timeout };
-        let answer = lane.client.call_raw(&slot, &call.request, options).await;
+        flight.sent();
+        call.sent();
+        let answer = tokio::select! {
+            biased;
+            answer = lane.client.call_raw(&slot, &call.request, options) => answer,
+            error = lane.is_silent() => Err(error),
+        };
         *lock(&lane.used) = Instant::now();
         match answer {
             Ok(reply) => {
-                flight.answered(began, reply.fuel());
+                flight.answered(reply.fuel());
                 let (status, fuel) = (Status::Ok, reply.fuel());
                 Asked::Settled(RemoteReply { status, fuel, bytes: reply.into_bytes().to_vec() })
             }
             Err(Error::Rejected { reject, fuel }) => {
-                flight.answered(began, fuel);
+                flight.answered(fuel);
                 let (status, bytes) = (Status::Rejected, reject.encode());
                 Asked::Settled(RemoteReply { status, fuel, bytes })
             }
             Err(error) => {
-                if error.status() == Some(Status::Gone) {
-                    // It was opened in code that is not there any more.
-                    lane.slots.lock().await.clear();
+                let is_gone = error.status() == Some(Status::Gone);
+                if is_gone || error.status().is_none() || lane.is_full() {
+                    // What was opened there is not there any more, or nothing is.
+                    machine.hang_up(&lane);
                 }
                 machine.failed(&error, flight, call.fuel)
             }
@@ -224,6 +242,7 @@ impl Elsewhere {
                     Line::Refused(why) if waited || self.retired.load(Relaxed) => {
                         return Err(why.clone());
                     }
+                    Line::Up(_) if waited => return Err("it hung up at once".into()),
                     Line::Asked => {}
                     Line::Down | Line::Up(_) | Line::Refused(_) => {
                         self.reach(at);
@@ -238,6 +257,7 @@ impl Elsewhere {
 
     fn reach(&self, machine: usize) {
         let (cell, generation) = (self.name.as_str().to_owned(), self.generation);
+        let machine = u32::try_from(machine).unwrap_or(u32::MAX);
         if self.link.send(&FromWorker::Reach { cell, generation, machine }, &[]).is_err() {
             super::nucleus_is_gone();
         }
@@ -264,13 +284,21 @@ impl Machine {
         self.changed.notify_waiters();
     }
 
+    /// Has the next call come over another connection than this one.
+    fn hang_up(&self, lane: &Arc<Lane>) {
+        let mut line = lock(&self.line);
+        if matches!(&*line, Line::Up(now) if Arc::ptr_eq(now, lane)) {
+            *line = Line::Down;
+        }
+    }
+
     fn says(&self, status: Status, fuel: Fuel, what: &str) -> RemoteReply {
         let bytes = format!("{}: {what}", self.named).into_bytes();
         RemoteReply { status, fuel, bytes }
     }
 
     /// A receptor that was not opened: nothing ran.
-    fn refused(&self, error: &Error, flight: &Flight<'_>) -> RemoteReply {
+    fn refused(&self, error: &Error, flight: &mut Flight<'_>) -> RemoteReply {
         let status = match error {
             Error::SchemaMismatch { theirs, .. } => {
                 let (status, bytes) = (Status::SchemaMismatch, theirs.clone().into_bytes());
@@ -288,13 +316,19 @@ impl Machine {
     }
 
     /// A call that brought no reply.
-    fn failed(&self, error: &Error, flight: &Flight<'_>, limit: Fuel) -> Asked {
+    fn failed(&self, error: &Error, flight: &mut Flight<'_>, limit: Fuel) -> Asked {
         let says = |status, fuel| self.says(status, fuel, &error.to_string());
         match error {
             Error::Failed { status, fuel, .. } => {
                 let did_nothing = *fuel == Fuel::ZERO;
                 match status {
-                    Status::Busy | Status::BackingOff | Status::UnknownCell if did_nothing => {
+                    Status::Busy
+                    | Status::BackingOff
+                    | Status::UnknownCell
+                    | Status::HostFault
+                    | Status::Unreachable
+                        if did_nothing =>
+                    {
                         flight.failed();
                         Asked::Refused(says(*status, *fuel))
                     }
@@ -302,7 +336,10 @@ impl Machine {
                     Status::OutOfAtp | Status::Gone if did_nothing => {
                         Asked::Refused(says(*status, *fuel))
                     }
-                    _ => Asked::Settled(says(*status, *fuel)),
+                    _ => {
+                        flight.answered(*fuel);
+                        Asked::Settled(says(*status, *fuel))
+                    }
                 }
             }
             // Nobody here knows what it has burned until then.
@@ -322,39 +359,71 @@ impl Machine {
 impl Lane {
     /// The receptor as its caller knows it, which is opened once.
     async fn slot(&self, receptor: &str, schema: &str) -> Result<RawSlot, Error> {
-        // Held while it is opened: who comes meanwhile wants the same one, most likely.
-        let mut slots = self.slots.lock().await;
         let key = (receptor.to_owned(), schema.to_owned());
-        if let Some(slot) = slots.get(&key) {
-            return Ok(slot.clone());
+        let known = || lock(&self.slots).get(&key).cloned();
+        if let Some(slot) = known() {
+            return Ok(slot);
         }
-        let slot = match schema {
-            "" => self.client.open_raw(receptor).await?,
-            schema => self.client.open_schema(receptor, schema).await?,
-        };
-        slots.insert(key, slot.clone());
-        Ok(slot)
+        let opened = timeout(SILENCE_MAX, async {
+            let _opening = self.opening.lock().await;
+            if let Some(slot) = known() {
+                return Ok(slot);
+            }
+            let slot = match schema {
+                "" => self.client.open_raw(receptor).await?,
+                schema => self.client.open_schema(receptor, schema).await?,
+            };
+            lock(&self.slots).insert(key.clone(), slot.clone());
+            Ok(slot)
+        });
+        opened.await.map_err(|_| Error::TimedOut)?
+    }
+
+    /// Whether one more receptor is better opened on another connection.
+    fn is_full(&self) -> bool {
+        lock(&self.slots).len() >= OPEN_MAX
+    }
+
+    /// Ends when the machine does not say any more that it is there; while a guest runs it does.
+    async fn is_silent(&self) -> Error {
+        loop {
+            sleep(SILENCE_MAX).await;
+            match timeout(SILENCE_MAX, self.client.ping()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return error,
+                Err(_) => return Error::Disconnected { during: "as it said nothing any more" },
+            }
+        }
     }
 }
 
-/// A call that a machine has.
+/// A call that a machine has, or is to get.
 struct Flight<'a> {
     of: &'a Elsewhere,
     at: usize,
+    /// When it was sent, until it is known what came of it.
+    sent: Option<Instant>,
 }
 
 impl<'a> Flight<'a> {
     fn new(of: &'a Elsewhere, at: usize) -> Self {
-        let this = Self { of, at };
+        let this = Self { of, at, sent: None };
         this.note(Record::began);
         this
     }
 
-    fn answered(&self, began: Instant, fuel: Fuel) {
-        self.note(|record| record.answered(began.elapsed(), fuel.0));
+    fn sent(&mut self) {
+        self.sent = Some(Instant::now());
     }
 
-    fn failed(&self) {
+    fn answered(&mut self, fuel: Fuel) {
+        if let Some(sent) = self.sent.take() {
+            self.note(|record| record.answered(sent.elapsed(), fuel.0));
+        }
+    }
+
+    fn failed(&mut self) {
+        self.sent = None;
         self.note(|record| record.failed(Instant::now()));
     }
 
@@ -368,6 +437,10 @@ impl<'a> Flight<'a> {
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
         self.note(Record::ended);
+        // Given up: it would have taken longer than this. A caller that has no time must not have a machine rest.
+        if let Some(sent) = self.sent.take() {
+            self.note(|record| record.gave_up(sent.elapsed()));
+        }
     }
 }
 
@@ -395,3 +468,6 @@ impl RemoteCell for Remote {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,12 @@
 //! A payer that cheats: it speaks as a payer does, and says what no payer should.
 
-use cell_abi::NanoAtp;
+use cell_abi::{CellName, NanoAtp};
 use cell_channel::{
     Claim, Funded, Leaf, Open, Payer, Quote, Reason, Receipt, Resync, Signed, Voucher, Wish,
 };
+use cell_client::{CallOptions, Client, Config, Fuel};
 use cell_ledger::{ContentHash, signed};
+use cell_peer::PeerError;
 use ed25519_dalek::SigningKey;
 
 use super::*;
@@ -375,4 +377,48 @@ fn a_job_whose_payer_agrees_to_no_more_ends() {
     let earned = u64::try_from(two.earned()).unwrap();
     assert!(earned > slice - 10_000_000 && earned <= slice, "{earned} {slice}");
     println!("a payer that agrees to no more: {earned} nano-ATP earned, one slice is {slice}");
+}
+
+/// Each account's calls take a process here, and a machine may have many channels.
+#[test]
+fn few_accounts_of_one_machine_call_at_once() {
+    let two = Strangers::new(60);
+    two.donor.nucleus.deploy_wat("echo", &wat::cell("", wat::ECHO), "peers = true");
+    let hand = Hand::new(&two);
+    let mut deposit = 100_000_000;
+    // A call by a channel of its own, whose connection stays.
+    let mut call = || {
+        deposit += 1;
+        let (mut lines, mut payer, _) = hand.opened(deposit);
+        let voucher = payer.voucher(NanoAtp(30_000_000), tunnel::now_s()).unwrap();
+        lines.say(json!({ "voucher": voucher }));
+        assert!(lines.hear::<Value>().unwrap()["credited"].is_object());
+        let name = CellName::parse("echo").unwrap();
+        let request = Request::PaidCell(*payer.channel().as_bytes(), name);
+        let credentials = Credentials::new(&hand.identity, tunnel::now_s()).unwrap();
+        let wanted = AccountId::parse(&two.donor.key).unwrap();
+        let socket = tunnel::dial(&two.donor.address, &credentials, wanted, &request, TIMEOUT)?;
+        let mut client = Client::from_stream(socket, "echo", Config::default()).unwrap();
+        let slot = client.open_raw("run").unwrap();
+        let options = CallOptions { fuel: Fuel(20_000_000), ..CallOptions::default() };
+        client.call_raw(&slot, b"hi", options).unwrap();
+        Ok(client)
+    };
+    let mut check = |most: usize| {
+        let mut all: Vec<_> = (0..most).map(|_| call().unwrap()).collect();
+        let refused: Result<_, PeerError> = call();
+        assert!(refused.unwrap_err().to_string().contains("other accounts of yours"));
+        // One that has hung up makes room.
+        drop(all.pop());
+        all.push(eventually("there is room", || call().ok()));
+    };
+    check(4);
+    two.donor.nucleus.cell(["peer", "remove", &two.consumer.key]).expect(0);
+    eventually("a stranger has fewer", || {
+        let children = two.donor.nucleus.process().children();
+        let is_worker = |child: &Process| child.arguments().get(1).is_some_and(|w| w == "worker");
+        (children.into_iter().filter(is_worker).count() == 1).then_some(())
+    });
+    check(2);
+    two.donor.nucleus.cell(["ledger", "verify"]).expect(0);
 }
