@@ -52,24 +52,27 @@ impl Record {
     pub(super) fn answered(&mut self, took: Duration, charge: u64) {
         (self.failures, self.rests_until) = (0, None);
         #[expect(clippy::cast_precision_loss, reason = "an average")]
-        let (took, charge) = (took.as_secs_f64(), charge as f64);
-        let mix = |old: f64, new: f64| old + (new - old) * WEIGHT;
-        let (latency_s, charge) = match self.answered {
-            Some(old) if old.count >= ANSWERS_TO_KNOW => {
-                (mix(old.latency_s, took), mix(old.charge, charge))
-            }
-            Some(old) => (old.latency_s.min(took), charge),
-            None => (took, charge),
-        };
-        let count = self.answered.map_or(0, |old| old.count).saturating_add(1);
-        self.answered = Some(Answered { latency_s, charge, count, passed_over: 0 });
+        self.learn(took.as_secs_f64(), charge as f64);
     }
 
     /// Nobody waited for its answer any longer than this.
     pub(super) fn gave_up(&mut self, waited: Duration) {
-        let charge = self.answered.map_or(0, |old| old.charge as u64);
-        let known = self.answered.map_or(0.0, |old| old.latency_s);
-        self.answered(waited.max(Duration::from_secs_f64(known)), charge);
+        let (latency_s, charge) =
+            self.answered.map_or((0.0, 0.0), |old| (old.latency_s, old.charge));
+        self.learn(waited.as_secs_f64().max(latency_s), charge);
+    }
+
+    fn learn(&mut self, took_s: f64, charge: f64) {
+        let mix = |old: f64, new: f64| old + (new - old) * WEIGHT;
+        let (latency_s, charge) = match self.answered {
+            Some(old) if old.count >= ANSWERS_TO_KNOW => {
+                (mix(old.latency_s, took_s), mix(old.charge, charge))
+            }
+            Some(old) => (old.latency_s.min(took_s), charge),
+            None => (took_s, charge),
+        };
+        let count = self.answered.map_or(0, |old| old.count).saturating_add(1);
+        self.answered = Some(Answered { latency_s, charge, count, passed_over: 0 });
     }
 
     /// It could not be reached, or went away, or does not serve: it rests for a while. What failed along with it,
@@ -253,6 +256,19 @@ mod tests {
         assert_eq!(choose(&mut records, &[false; 2], now), Some(1), "it is, and is faster");
         records[1].began();
         assert_eq!(choose(&mut records, &[false; 2], now), Some(0));
+    }
+
+    /// One that had been the fastest, and does not answer any more, got every call.
+    #[test]
+    fn who_hangs_is_left() {
+        let now = Instant::now();
+        let mut records = records(&[Some((1, 100, 0)), Some((10, 100, 0))]);
+        assert_eq!(choose(&mut records, &[false; 2], now), Some(0));
+        records[0].gave_up(ms(1000));
+        assert_eq!(choose(&mut records, &[false; 2], now), Some(1));
+        // Who is given up sooner than it would have answered is no worse for that.
+        records[1].gave_up(ms(1));
+        assert_eq!(records[1].expected().map(|(s, _)| s), Some(0.01));
     }
 
     #[test]
