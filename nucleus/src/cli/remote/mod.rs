@@ -166,6 +166,10 @@ mod limits {
             ///
             /// The next one is asked.
             UPLOAD_TRIES_OF_MANY_MAX: u32;
+            /// How often a machine may ask for the module over one connection.
+            ///
+            /// The connection counts as lost.
+            ASKED_MAX: u32;
         }
         crate::cli::remote::paid {
             /// The most slices that the budget of a job comes in.

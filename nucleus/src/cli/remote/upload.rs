@@ -17,7 +17,7 @@ pub(super) const UPLOAD_TRIES_OF_MANY_MAX: u32 = 2;
 /// that has not noticed yet counts the job as one that it has.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How often one connection may ask for the module: what came before may have been wrong.
-const ASKED_MAX: u32 = 2;
+pub(super) const ASKED_MAX: u32 = 2;
 /// A module from this size on has its progress shown, in bytes.
 const SHOWN_BYTES_MIN: usize = 1 << 20;
 
