@@ -47,11 +47,12 @@ impl Limit {
 
     /// The unit of [`Amount::Count`], from the constant's name: the words before `MAX`.
     pub fn unit(&self) -> &'static str {
-        const UNITS: [(&str, &str); 7] = [
+        const UNITS: [(&str, &str); 8] = [
             ("S_PER_MIB", "s per MiB"),
             ("BYTES_PER_S", "bytes per second"),
             ("BYTES", "bytes"),
             ("FUEL", "fuel"),
+            ("KB_S", "KiB per second"),
             ("MB_MAX", "MiB"),
             ("MS_MAX", "ms"),
             ("S_MAX", "s"),

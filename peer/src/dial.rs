@@ -1,7 +1,7 @@
 //! From an address to a socket of what was asked for at the machine that is there, or through another one.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{TcpStream, ToSocketAddrs as _};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::thread;
@@ -76,18 +76,30 @@ pub fn knock(
 
 /// Connects to a host and a port by this time; every address that the host has is tried.
 pub fn connect(address: &str, deadline: Instant) -> Result<TcpStream, PeerError> {
+    let left = || deadline.saturating_duration_since(Instant::now());
+    first_of(address.to_socket_addrs()?, left, TcpStream::connect_timeout)
+}
+
+/// The first of these that answers. Each has an equal part of the time that is left, so that one from which
+/// nothing comes back does not keep those behind it from being tried.
+fn first_of<T>(
+    mut addresses: impl ExactSizeIterator<Item = SocketAddr>,
+    left: impl Fn() -> Duration,
+    connect: impl Fn(&SocketAddr, Duration) -> std::io::Result<T>,
+) -> Result<T, PeerError> {
     let mut failed = PeerError::Connection(ErrorKind::NotFound);
-    for address in address.to_socket_addrs()? {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+    loop {
+        let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+        let Some(address) = addresses.next() else { return Err(failed) };
+        let part = left() / count.max(1);
+        if part.is_zero() {
             return Err(PeerError::Connection(ErrorKind::TimedOut));
         }
-        match TcpStream::connect_timeout(&address, left) {
+        match connect(&address, part) {
             Ok(stream) => return Ok(stream),
             Err(error) => failed = error.into(),
         }
     }
-    Err(failed)
 }
 
 /// Asks a machine for something over a connection to it, or to the relay at which it waits, by this time. What
@@ -230,5 +242,34 @@ impl Dialled {
                 Ok(_) | Err(_) => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// From the first address nothing comes back; the second refuses at once; the third answers.
+    #[test]
+    fn each_address_has_its_part_of_the_time() {
+        let left = Cell::new(Duration::from_secs(12));
+        let addresses = [1, 2, 3].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let connect = |address: &SocketAddr, part: Duration| match address.port() {
+            1 => {
+                left.set(left.get() - part);
+                Err(ErrorKind::TimedOut.into())
+            }
+            2 => Err(ErrorKind::ConnectionRefused.into()),
+            _ => Ok(part),
+        };
+        let first = |count| first_of(addresses.into_iter().take(count), || left.get(), connect);
+        assert_eq!(first(3), Ok(Duration::from_secs(8)));
+        assert_eq!(first(2), Err(PeerError::Connection(ErrorKind::ConnectionRefused)));
+        left.set(Duration::from_secs(1));
+        assert_eq!(first(1), Err(PeerError::Connection(ErrorKind::TimedOut)));
+        assert_eq!(first(0), Err(PeerError::Connection(ErrorKind::NotFound)));
+        assert_eq!(first(3), Err(PeerError::Connection(ErrorKind::TimedOut)), "no time is left");
     }
 }

@@ -30,10 +30,6 @@ cell_abi::limits! {
         ///
         /// The session is closed.
         LINGER_S_MAX: i64;
-        /// How long another machine may leave what it is sent unacknowledged, in milliseconds.
-        ///
-        /// The line counts as cut.
-        UNHEARD_MS_MAX: u32;
     }
     crate::splice {
         /// Bytes of one of two connected machines that wait at a relay until the other takes them.

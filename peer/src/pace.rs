@@ -121,6 +121,13 @@ impl<'a> Side<'a> {
     }
 }
 
+/// One that ends before its turn has it left for others.
+impl Drop for Side<'_> {
+    fn drop(&mut self) {
+        self.took(0);
+    }
+}
+
 /// What one direction may take. Whoever comes gets a turn, one after another, in the order in which they ask.
 #[derive(Debug, Clone, Copy)]
 struct Bucket {

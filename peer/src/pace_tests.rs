@@ -108,6 +108,20 @@ fn a_pace_is_set_and_lifted() {
     assert_eq!(pace.turn(Way::ToPeer, 100), None);
 }
 
+/// Sessions that end before their turn leave the pace as it was.
+#[test]
+fn who_ends_leaves_its_turn() {
+    let pace = Pace::default();
+    pace.set(NonZeroU64::new(1000));
+    let wait = || pace.turn(Way::FromPeer, 1).unwrap().at.saturating_duration_since(Instant::now());
+    let mut sides: Vec<_> = (0..100).map(|_| Side::new(&pace, Way::FromPeer)).collect();
+    let waiting = sides.iter_mut().filter_map(|side| side.room(usize::MAX).is_none().then_some(()));
+    assert_eq!(waiting.count(), 99);
+    assert!(wait() > Duration::from_secs(350), "a hundred turns of four seconds");
+    drop(sides);
+    assert!(wait() < Duration::from_secs(1));
+}
+
 /// Two local sockets with a session between them; the second one's machine has this pace.
 fn paced(pace: &Arc<Pace>) -> (UnixStream, UnixStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -2,9 +2,11 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::num::NonZeroU64;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cell_abi::AccountId;
 use ed25519_dalek::SigningKey;
@@ -251,9 +253,15 @@ fn pair() -> (TcpStream, TcpStream) {
 type Splicing = thread::JoinHandle<Result<(), PeerError>>;
 
 fn spliced(of_one: &[u8], of_other: &[u8]) -> (TcpStream, TcpStream, Splicing) {
+    paced(of_one, of_other, &Arc::default())
+}
+
+/// The same at a pace.
+fn paced(of_one: &[u8], of_other: &[u8], pace: &Arc<Pace>) -> (TcpStream, TcpStream, Splicing) {
+    let pace = Arc::clone(pace);
     let ((ours, one), (theirs, other)) = (pair(), pair());
     let (of_one, of_other) = (of_one.to_vec(), of_other.to_vec());
-    let running = thread::spawn(move || splice::run((&one, of_one), (&other, of_other)));
+    let running = thread::spawn(move || splice::run((&one, of_one), (&other, of_other), &pace));
     (ours, theirs, running)
 }
 
@@ -279,16 +287,50 @@ fn a_splice_carries_both_ways_and_half_closes() {
     assert_eq!(running.join().unwrap(), Ok(()));
 }
 
+/// Connections that are passed on share the pace of sessions, each way, and give it back when they end.
+#[test]
+fn a_splice_keeps_its_pace() {
+    const RATE: u64 = 1 << 20;
+    const BYTES: usize = 1 << 18;
+    let pace = Arc::<Pace>::default();
+    pace.set(NonZeroU64::new(RATE));
+    let start = Instant::now();
+    let both = [(); 2].map(|()| {
+        let (mut ours, mut theirs, running) = paced(b"", b"", &pace);
+        thread::spawn(move || {
+            ours.write_all(&[7; BYTES]).unwrap();
+            ours.shutdown(Shutdown::Write).unwrap();
+            let mut came = Vec::new();
+            theirs.read_to_end(&mut came).unwrap();
+            assert_eq!(came, vec![7; BYTES]);
+            drop((ours, theirs));
+            let _ = running.join().unwrap();
+        })
+    });
+    both.into_iter().for_each(|one| one.join().unwrap());
+    // Half a second, but for what may go at once: a tenth of a second, and a turn of each.
+    assert!(start.elapsed() > Duration::from_millis(250), "{:?}", start.elapsed());
+    pace.set(None);
+    let (mut ours, mut theirs, running) = paced(b"", b"", &pace);
+    let writing = thread::spawn(move || ours.write_all(&vec![7; 8 << 20]));
+    let mut came = Vec::new();
+    theirs.read_to_end(&mut came).unwrap();
+    assert_eq!(came.len(), 8 << 20);
+    writing.join().unwrap().unwrap();
+    drop(theirs);
+    let _ = running.join().unwrap();
+}
+
 /// One side that takes nothing is not read for: what waits is bounded, wherever it waits.
 #[test]
 fn a_splice_holds_little() {
     let (mut ours, theirs, running) = spliced(b"", b"");
     ours.set_nonblocking(true).unwrap();
     let mut written = 0_usize;
-    let mut last = std::time::Instant::now();
+    let mut last = Instant::now();
     while last.elapsed() < Duration::from_millis(500) {
         match ours.write(&[7; 4096]) {
-            Ok(more) => (written, last) = (written + more, std::time::Instant::now()),
+            Ok(more) => (written, last) = (written + more, Instant::now()),
             Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
         }
     }

@@ -390,14 +390,3 @@ proptest! {
         let _ = Credentials::from_bytes(&bytes);
     }
 }
-
-/// A line on which nothing is acknowledged was found cut after a quarter of an hour, and its job ran on.
-#[test]
-fn who_acknowledges_nothing_is_given_up() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    tunnel::prepare(&listener).unwrap();
-    let _ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (accepted, _) = listener.accept().unwrap();
-    let set = rustix::net::sockopt::tcp_user_timeout(&accepted).unwrap();
-    assert_eq!(set, tunnel::UNHEARD_MS_MAX, "what accepts hands it on");
-}

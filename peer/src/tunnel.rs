@@ -23,8 +23,6 @@ use crate::session::{CONTENT_BYTES_MAX, Opened, Session};
 const ASK_AFTER: Duration = Duration::from_secs(30);
 const ASK_EVERY: Duration = Duration::from_secs(10);
 const ASK_TIMES: u32 = 3;
-/// How long a peer may leave bytes unacknowledged, in milliseconds: as long as all that asking takes.
-pub(crate) const UNHEARD_MS_MAX: u32 = 60_000;
 
 /// How long one side may go on when the other has ended, in seconds.
 pub(crate) const LINGER_S_MAX: i64 = 10;
@@ -40,9 +38,9 @@ pub fn prepare(socket: impl std::os::fd::AsFd) -> Result<(), PeerError> {
         sockopt::set_socket_keepalive(&socket, true)?;
         sockopt::set_tcp_keepidle(&socket, ASK_AFTER)?;
         sockopt::set_tcp_keepintvl(&socket, ASK_EVERY)?;
-        sockopt::set_tcp_keepcnt(&socket, ASK_TIMES)?;
-        // The same while something is under way, which the kernel would send again for a quarter of an hour.
-        sockopt::set_tcp_user_timeout(&socket, UNHEARD_MS_MAX)
+        // How long bytes under way may stay unacknowledged is the system's to say: with a bound here Linux would
+        // also cut off a peer that is there, and takes nothing for as long.
+        sockopt::set_tcp_keepcnt(&socket, ASK_TIMES)
     };
     Ok(set().map_err(std::io::Error::from)?)
 }

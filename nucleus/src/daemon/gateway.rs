@@ -343,6 +343,8 @@ impl Gateway {
         if let Some(mut running) = self.running.take() {
             tracing::warn!("the gateway is gone; another one starts");
             running.end();
+            // Until the next one has asked them, it waits nowhere.
+            self.ways.begin_anew();
             self.restart_at = Some(Instant::now() + RESTART_AFTER);
         }
     }

@@ -52,6 +52,13 @@ impl Ways {
         &self.all
     }
 
+    /// Nobody waits at any of them: the gateway that did so is gone.
+    pub(super) fn begin_anew(&mut self) {
+        for row in &mut self.all {
+            (row.waits, row.why_not) = (false, Some("the gateway starts anew".into()));
+        }
+    }
+
     /// Takes the gateway's word on how one fares.
     pub(super) fn says(&mut self, way: u32, why_not: Option<String>) {
         let Some(row) = usize::try_from(way).ok().and_then(|way| self.all.get_mut(way)) else {

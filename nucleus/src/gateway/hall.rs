@@ -32,6 +32,10 @@ const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// Connections that are accepted before the others are looked at again.
 const ACCEPTED_AT_ONCE: usize = 64;
 
+/// What a peer is told where descriptors or memory are short.
+pub(super) const NO_ROOM: &str =
+    "this machine has no room for one more connection; try again later";
+
 /// Everybody who has not been served or refused yet.
 pub(super) struct Hall {
     link: Link,
@@ -98,6 +102,7 @@ impl Hall {
         credentials: Credentials,
         relays: &[AccountId],
     ) -> Self {
+        let pace = Arc::<Pace>::default();
         Self {
             link,
             listener,
@@ -106,8 +111,8 @@ impl Hall {
             waiting: BTreeMap::new(),
             next: 0,
             sessions: Sessions::new(SESSIONS),
-            pace: Arc::default(),
-            relay: Relay::new(),
+            relay: Relay::new(Arc::clone(&pace)),
+            pace,
             ways: Ways::new(relays),
             reaches: Reaches::default(),
         }
@@ -338,10 +343,14 @@ impl Hall {
         let (asked, theirs) = match wanted {
             Wanted::Wait => (Asked::Wait, None),
             Wanted::Through(machine) => (Asked::Through(AccountId::from_bytes(machine)), None),
-            _ => {
-                let (ours, theirs) = UnixStream::pair()?;
-                (Asked::Local(ours), Some(theirs))
-            }
+            _ => match UnixStream::pair() {
+                Ok((ours, theirs)) => (Asked::Local(ours), Some(theirs)),
+                // No descriptor is left: others stay.
+                Err(_) => {
+                    party.refuse(NO_ROOM);
+                    return Ok(None);
+                }
+            },
         };
         let fds: Vec<_> = theirs.iter().map(|theirs| theirs.as_fd()).collect();
         self.link.send(&FromGateway::Connect { id, proof, public, wanted }, &fds)?;
@@ -386,8 +395,7 @@ impl Hall {
             }
             ToGateway::Reach(reach) => {
                 let stream = fds.into_iter().next().map(TcpStream::from);
-                let with = (&self.link, &self.pace);
-                self.reaches.begin(reach, stream, &self.credentials, with)?;
+                self.reaches.begin(reach, stream, &self.credentials, &self.link)?;
             }
         }
         Ok(true)

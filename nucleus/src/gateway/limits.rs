@@ -38,15 +38,15 @@ pub(super) const STRANGER_MEETINGS_PER_MACHINE_MAX: usize = 8;
 /// The same, of one peer.
 pub(super) const MEETINGS_PER_PAIR_MAX: usize = 4;
 /// How long a machine may take to come for a peer.
-pub(super) const MEETING_TIME_MAX: Duration = Duration::from_secs(10);
+pub(super) const MEETING_TIME_MAX: Duration = Duration::from_secs(8);
 /// Connections that are passed on, or are to be.
 pub(super) const RELAYED_MAX: usize = 256;
-/// Those of one peer.
-pub(super) const RELAYED_PER_PEER_MAX: usize = 64;
+/// Those of one peer: half of what one machine may have, so that it cannot fill that.
+pub(super) const RELAYED_PER_PEER_MAX: usize = 32;
 /// Those of one peer that nobody has named.
 pub(super) const RELAYED_PER_STRANGER_MAX: usize = 8;
-/// Those of all such peers.
-pub(super) const STRANGER_RELAYED_MAX: usize = 64;
+/// Those of all such peers, for the same reason.
+pub(super) const STRANGER_RELAYED_MAX: usize = 32;
 /// Those to one machine.
 pub(super) const RELAYED_PER_MACHINE_MAX: usize = 64;
 /// Connections by who asked for them.
@@ -64,7 +64,7 @@ pub(super) const ARRIVALS_PER_RELAY_MAX: usize = 16;
 /// Longest wait before a relay is tried again.
 pub(super) const RELAY_DELAY_MAX: Duration = Duration::from_secs(60);
 /// Memory of the gateway's own, in bytes.
-pub(super) const DATA_BYTES_MAX: u64 = 512 << 20;
+pub(super) const DATA_BYTES_MAX: u64 = 1 << 30;
 
 cell_abi::limits! {
     crate::gateway::reaches {

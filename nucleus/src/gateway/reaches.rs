@@ -10,8 +10,9 @@ use std::thread;
 use std::time::Instant;
 
 use cell_abi::AccountId;
-use cell_peer::{Credentials, Pace, PeerError, Records, Request, Session, tunnel};
+use cell_peer::{Credentials, PeerError, Records, Request, Session, tunnel};
 
+use super::hall::NO_ROOM;
 use crate::link::Link;
 use crate::link::gateway::{FromGateway, REACH_TIME_MAX, Reach};
 
@@ -39,22 +40,23 @@ impl Reaches {
         reach: Reach,
         stream: Option<TcpStream>,
         credentials: &Credentials,
-        (link, pace): (&Link, &Arc<Pace>),
+        link: &Link,
     ) -> anyhow::Result<()> {
-        let (id, link) = (reach.id, link.try_clone()?);
+        let id = reach.id;
         let before = self.0.fetch_add(1, Relaxed);
         let counted = Counted(Arc::clone(&self.0));
-        let refused = match (stream, Request::decode(&reach.request)) {
+        let refused = match (stream, Request::decode(&reach.request), link.try_clone()) {
             _ if before >= REACHES_MAX => "there are too many sessions with cells elsewhere".into(),
-            (None, _) => "the connection is lost".into(),
-            (_, Err(error)) => error.to_string(),
-            (Some(stream), Ok(request)) => {
-                let (own, pace) = (credentials.clone(), Arc::clone(pace));
-                let link = link.try_clone()?;
+            (None, ..) => "the connection is lost".into(),
+            (_, Err(error), _) => error.to_string(),
+            // No descriptor is left: what is there goes on.
+            (.., Err(_)) => NO_ROOM.into(),
+            (Some(stream), Ok(request), Ok(link)) => {
+                let own = credentials.clone();
                 let run = move || {
                     let _counted = counted;
                     // A nucleus that is gone takes this process with it.
-                    let _ = run((&reach, &request), stream, &own, (&link, &pace));
+                    let _ = run((&reach, &request), stream, &own, &link);
                 };
                 let thread = thread::Builder::new().name("reach".into()).stack_size(256 << 10);
                 match thread.spawn(run) {
@@ -71,7 +73,7 @@ fn run(
     (reach, request): (&Reach, &Request),
     stream: TcpStream,
     credentials: &Credentials,
-    (link, pace): (&Link, &Pace),
+    link: &Link,
 ) -> std::io::Result<()> {
     let id = reach.id;
     let begun = begin(reach, stream, credentials, request)
@@ -82,7 +84,7 @@ fn run(
             link.send(&FromGateway::Reached { id }, &[theirs.as_fd()])?;
             drop(theirs);
             // Both ends see that it ended; why is nobody's to hear any more.
-            let _ = tunnel::run_at((&stream, session, records), &ours, pace);
+            let _ = tunnel::run(&stream, session, records, &ours);
             Ok(())
         }
     }
@@ -107,10 +109,10 @@ mod tests {
     fn so_many_sessions_and_no_more() {
         let (ours, theirs) = Link::pair().unwrap();
         let (reaches, (key, credentials)) = (Reaches::default(), credentials(1));
-        let (pace, mut buffer) = (Arc::new(Pace::default()), Vec::new());
+        let mut buffer = Vec::new();
         let mut why = |request: Vec<u8>, stream: Option<TcpStream>| {
             let reach = Reach { id: 5, peer: *key.as_bytes(), relay: None, request };
-            reaches.begin(reach, stream, &credentials, (&ours, &pace)).unwrap();
+            reaches.begin(reach, stream, &credentials, &ours).unwrap();
             match theirs.receive(&mut buffer).unwrap().unwrap().0 {
                 FromGateway::NotReached { id: 5, why } => why,
                 other => panic!("{other:?}"),

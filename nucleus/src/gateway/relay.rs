@@ -7,11 +7,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
 use cell_abi::AccountId;
-use cell_peer::{Answer, Records, Session, TOKEN_BYTES, Token, splice};
+use cell_peer::{Answer, Pace, Records, Session, TOKEN_BYTES, Token, splice};
 
 use super::limits::{
     MACHINES_WAITING_MAX, MEETING_TIME_MAX, MEETINGS_MAX, MEETINGS_PER_MACHINE_MAX,
@@ -26,6 +27,8 @@ pub(super) struct Relay {
     /// Connections by who asked for them, and by whom they are to.
     askers: Sessions,
     asked: Sessions,
+    /// How fast those are, together with sessions.
+    pace: Arc<Pace>,
 }
 
 /// A peer that has shaken hands with this machine, and what it says.
@@ -46,12 +49,13 @@ struct Meeting {
 }
 
 impl Relay {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(pace: Arc<Pace>) -> Self {
         Self {
             machines: BTreeMap::new(),
             meetings: HashMap::new(),
             askers: Sessions::new(RELAYED),
             asked: Sessions::new(RELAYED_TO),
+            pace,
         }
     }
 
@@ -134,13 +138,14 @@ impl Relay {
         if !machine.answer(&Answer::Yes) || !asker.answer(&Answer::Yes) {
             return;
         }
+        let pace = Arc::clone(&self.pace);
         // Without a thread both connections are closed, and their ends see that.
         let _ =
             thread::Builder::new().name("splice".into()).stack_size(256 << 10).spawn(move || {
                 let _counted = counted;
                 let asker = (&asker.stream, asker.records.into_rest());
                 let machine = (&machine.stream, machine.records.into_rest());
-                let _ = splice::run(asker, machine);
+                let _ = splice::run(asker, machine, &pace);
             });
     }
 

@@ -185,8 +185,11 @@ fn a_machine_without_a_port_is_found() {
     });
     assert_eq!(found[0]["addresses"], json!([relay.at()]));
     let run = ["run", "--on", "any", "--from", nodes, &behind.cat];
-    let ran = behind.home.cell_with_input(run, b"hello");
-    assert_eq!((ran.code, ran.stdout.as_str()), (Some(7), "hello"), "{}", ran.stderr);
+    // On a busy machine it may not answer in the time that one is given.
+    eventually("it is found, and runs the job", || {
+        let ran = behind.home.cell_with_input(run, b"hello");
+        (ran.code == Some(7) && ran.stdout == "hello").then_some(())
+    });
     // Where the relay is there and the machine is not, nobody is.
     drop(behind.nucleus);
     let run = ["run", "--on", "any", "--from", nodes, &behind.cat];

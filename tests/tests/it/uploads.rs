@@ -294,3 +294,26 @@ fn who_is_gone_is_dialled_a_few_times() {
     assert!(!ran.stderr.contains("(7"), "{}", ran.stderr);
     assert_eq!(two.spent(), 0);
 }
+
+/// More than there is to a module is not the rest of what came before: the next one begins anew.
+#[test]
+fn too_much_of_a_module_begins_anew() {
+    let two = two("");
+    let wasm = long_module(5, 300 << 10);
+    let half = 128 << 10;
+    let mut session = Session::open(&two.donor, &two.home, &wasm);
+    assert_eq!(session.wanted(), 0);
+    session.send(&wasm[..half]);
+    wait_for(&two.donor, &two.home, (&wasm, half));
+    drop(session);
+    let mut more = Session::open(&two.donor, &two.home, &wasm);
+    assert_eq!(more.wanted(), half);
+    more.send(&wasm[..192 << 10]);
+    let (kind, content) = receive(&mut more.0).unwrap();
+    let end: Value = serde_json::from_slice(&content).unwrap();
+    assert_eq!((kind, &end["message"]), (END, &json!("the module did not come")));
+    drop(more);
+    assert_eq!(parts(&two.donor), []);
+    assert_eq!(Session::open(&two.donor, &two.home, &wasm).wanted(), 0);
+    assert_eq!(two.spent(), 0);
+}

@@ -286,6 +286,11 @@ pub(crate) struct Paying {
 }
 
 impl Paying {
+    /// Whether nothing more is agreed to: the channel's line was lost, or a bill was wrong.
+    pub(crate) fn is_over(&self) -> bool {
+        self.thread.is_finished()
+    }
+
     /// Ends it. `is_right` says whether that is what everything should have cost.
     pub(crate) fn end(
         self,

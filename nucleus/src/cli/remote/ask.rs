@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use cell_abi::{AccountId, CellHash};
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::interrupt::{self, Interrupts};
 use super::job_ids;
 use super::paid::{self, Due, Pay};
-use super::upload::Upload;
+use super::upload::{UPLOAD_TRIES_MAX, Upload};
 use super::wire::{self, End, Kind, RECEIPT_BYTES_MAX, RUNNING, SPEC_BYTES_MAX, Spec};
 use crate::cli::channel::Settled;
 use crate::cli::output::escape;
@@ -36,6 +36,9 @@ pub(super) const RUN_SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// How long the job may take besides what it was given, before the line is cut.
 pub(super) const OVERTIME_MAX: Duration = Duration::from_secs(60);
+
+/// How often it is looked, before a machine is dialled again, whether that is still wanted.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What `cell run` was told, and read.
 pub(crate) struct Asked<'a> {
@@ -90,7 +93,8 @@ pub(super) fn run(
 ) -> anyhow::Result<Exit> {
     let spec = asked.spec(asked.receipt.is_some())?;
     let mut streams = Terminal { output, bar: output.progress("sending the job") };
-    let said = ask((home, machine), (&spec, pay), asked.wasm, (&mut streams, &|_, _| Ok(())));
+    let sent = (asked.wasm, UPLOAD_TRIES_MAX);
+    let said = ask((home, machine), (&spec, pay), sent, (&mut streams, &|_, _| Ok(())));
     let said = said.map_err(|failed| match pay.interrupts.has_happened() {
         true => interrupt::failure(&format!("{:#}", failed.error)).into(),
         false => failed.error,
@@ -182,11 +186,12 @@ pub(super) struct Unanswered {
     pub(super) error: anyhow::Error,
 }
 
-/// Has one machine run the job, and pays it, from the connection to its last word.
+/// Has one machine run the job, and pays it, from the connection to its last word. With the module comes how
+/// often the machine is dialled while that does not get there.
 pub(super) fn ask(
     (home, machine): (&Home, &Machine),
     (spec, pay): (&Spec, &Pay),
-    wasm: &[u8],
+    (wasm, tries_max): (&[u8], u32),
     (streams, fits): (&mut dyn Streams, &Fits<'_>),
 ) -> Result<Said, Unanswered> {
     let failed = |was_sent, error| Unanswered { was_sent, error };
@@ -196,7 +201,11 @@ pub(super) fn ask(
     let channel = paying.as_ref().map(|paying| paying.channel.to_string());
     let payer = channel.clone().unwrap_or_else(|| cell_ledger::signed::node(&own).to_string());
     let spec = Spec { channel, ..spec.clone() };
-    let told = reach((home, machine), (&spec, wasm), (streams, &pay.interrupts));
+    let upload = Upload::new(wasm, tries_max);
+    // What is not paid is not run.
+    let is_over =
+        || pay.interrupts.has_happened() || paying.as_ref().is_some_and(|paying| paying.is_over());
+    let told = reach((home, machine), (&spec, upload), streams, (&pay.interrupts, &is_over));
     let told = told.map(|(end, receipt, output)| Said {
         end,
         receipt,
@@ -237,20 +246,25 @@ pub(super) fn ask(
 /// Connects, and tells it; and again, as long as the line is lost while the module is on its way.
 fn reach(
     (home, machine): (&Home, &Machine),
-    (spec, wasm): (&Spec, &[u8]),
-    (streams, interrupts): (&mut dyn Streams, &Interrupts),
+    (spec, mut upload): (&Spec, Upload<'_>),
+    streams: &mut dyn Streams,
+    (interrupts, is_over): (&Interrupts, &dyn Fn() -> bool),
 ) -> Result<Told, Unanswered> {
-    let mut upload = Upload::new(wasm);
     loop {
         upload.dial();
         let told = match machine.connect(home, &Request::Job, DIAL_TIME_MAX) {
             Ok(mut socket) => {
-                let told = interrupts.watch(&socket);
-                let told = told.and_then(|()| tell(&mut socket, (spec, &mut upload), streams));
+                let told = interrupts.watch(&socket).and_then(|()| tell(&mut socket, spec));
+                let told = told.and_then(|()| {
+                    let told = converse(&mut socket, (spec, &mut upload), streams);
+                    told.inspect_err(|_| upload.lost())
+                });
                 // Whoever still carries input there sees that it is over.
                 let _ = socket.shutdown(Shutdown::Both);
-                told.inspect_err(|_| upload.lost())
+                told
             }
+            // What became of the job is not told by why the last connection failed.
+            Err(error) if upload.is_again() => Err(error.context(upload.loss())),
             Err(error) => Err(error),
         };
         let error = match told {
@@ -262,26 +276,28 @@ fn reach(
             Ok(told) => return Ok(told),
             Err(error) => error,
         };
-        let again = upload.again().filter(|_| !interrupts.has_happened());
-        let Some((wait, text)) = again else {
-            return Err(Unanswered { was_sent: upload.may_have_run(), error });
+        let unanswered = |error| Err(Unanswered { was_sent: upload.may_have_run(), error });
+        let Some((wait, text)) = upload.again().filter(|_| !is_over()) else {
+            return unanswered(error);
         };
         streams.note(&text);
-        thread::sleep(wait);
+        let until = Instant::now() + wait;
+        while Instant::now() < until {
+            thread::sleep(LOOK_EVERY);
+            if is_over() {
+                return unanswered(error);
+            }
+        }
     }
 }
 
 /// How it ended, its receipt, and BLAKE3 of its output.
 type Told = (End, Option<Value>, String);
 
-fn tell(
-    socket: &mut UnixStream,
-    (spec, upload): (&Spec, &mut Upload<'_>),
-    streams: &mut dyn Streams,
-) -> anyhow::Result<Told> {
+/// Tells a machine of the job; where that fails, it does not know of it.
+fn tell(socket: &mut UnixStream, spec: &Spec) -> anyhow::Result<()> {
     let text = serde_json::to_vec(spec)?;
-    wire::write(socket, Kind::Spec, &text).context("send the job")?;
-    converse(socket, (spec, upload), streams)
+    wire::write(socket, Kind::Spec, &text).context("send the job")
 }
 
 /// What the other machine said.

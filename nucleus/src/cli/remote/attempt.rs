@@ -12,6 +12,7 @@ use super::choose::Candidate;
 use super::input::Input;
 use super::interrupt;
 use super::paid::{self, Pay};
+use super::upload::UPLOAD_TRIES_OF_MANY_MAX;
 use super::wire::{End, Spec};
 use crate::cli::output::escape;
 use crate::cli::{Exit, Failure, Output, job_receipt};
@@ -97,7 +98,7 @@ impl Work<'_> {
         let said = match ask::ask(
             (self.home, &machine.machine),
             (&spec, self.pay),
-            self.wasm,
+            (self.wasm, UPLOAD_TRIES_OF_MANY_MAX),
             (&mut kept, &fits),
         ) {
             Ok(said) => said,

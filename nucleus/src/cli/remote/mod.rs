@@ -162,6 +162,14 @@ mod limits {
             ///
             /// It fails, or another machine is asked; nothing ran, so nothing was charged.
             UPLOAD_TRIES_MAX: u32;
+            /// The same where other machines could run the job as well.
+            ///
+            /// The next one is asked.
+            UPLOAD_TRIES_OF_MANY_MAX: u32;
+            /// How often a machine may ask for the module over one connection.
+            ///
+            /// The connection counts as lost.
+            ASKED_MAX: u32;
         }
         crate::cli::remote::paid {
             /// The most slices that the budget of a job comes in.

@@ -78,17 +78,28 @@ impl Parts {
         upload
     }
 
+    /// Drops what is too old, though nobody sends anything more.
+    pub(super) fn renew(&self, peers: &Peers) {
+        let renew = || {
+            let directory = File::open(&self.directory)?;
+            flock(&directory, FlockOperation::LockExclusive)?;
+            self.tidy(peers, free_bytes(&self.directory)?)
+        };
+        // Where that fails it is done another time.
+        let _: io::Result<()> = renew();
+    }
+
     /// Opens a part, and makes room for it.
     fn claim(&self, path: &Path, peers: &Peers) -> io::Result<File> {
         // Until this is dropped no other process makes room.
         let directory = File::open(&self.directory)?;
         flock(&directory, FlockOperation::LockExclusive)?;
-        let disk = statvfs(&self.directory)?;
+        let free = free_bytes(&self.directory)?;
         let mut open = OpenOptions::new();
         let open = open.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = open.open(path)?;
         file.set_modified(SystemTime::now())?;
-        self.tidy(peers, disk.f_bavail.saturating_mul(disk.f_frsize))?;
+        self.tidy(peers, free)?;
         // It may have been one too many itself.
         fs::metadata(path).map(|_| file)
     }
@@ -108,9 +119,10 @@ impl Parts {
         let count_max = if free_bytes < FREE_BYTES_MIN { 0 } else { self.count_max };
         let mut kept = Vec::new();
         for (peer, modified, path) in all.into_iter().rev() {
-            let is_old = now.duration_since(modified).is_ok_and(|age| age > PART_TIME_MAX);
+            // One of the future would be kept until then.
+            let is_new = now.duration_since(modified).is_ok_and(|age| age <= PART_TIME_MAX);
             let of_peer = kept.iter().filter(|kept| **kept == peer).count();
-            if is_old || of_peer >= PARTS_PER_PEER_MAX || kept.len() >= count_max {
+            if !is_new || of_peer >= PARTS_PER_PEER_MAX || kept.len() >= count_max {
                 // Another process may have dropped it already; one that still writes to it is not hurt.
                 let _ = fs::remove_file(path);
             } else {
@@ -129,6 +141,11 @@ impl Parts {
     fn path(&self, peer: AccountId, hash: CellHash) -> PathBuf {
         self.directory.join(format!("{peer}-{hash}.{ENDING}"))
     }
+}
+
+fn free_bytes(directory: &Path) -> io::Result<u64> {
+    let disk = statvfs(directory)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// Who sent this part, if it is one.

@@ -172,3 +172,19 @@ fn what_is_lent_has_room_for_modules() {
     assert_eq!((kept(&little), module.exists()), (vec![], true));
     assert_eq!(Parts::open(directory.path(), u64::MAX).bytes_max(), 256 << 20);
 }
+
+/// What is old goes though nobody sends anything; so does what is of the future, which would not become old.
+#[test]
+fn the_old_go_by_themselves() {
+    let (_directory, parts) = place();
+    let none = Peers::default();
+    for number in [1, 2, 3] {
+        send(&parts, (number, &none), 7, b"x");
+    }
+    age(&parts, (1, 7), PART_TIME_MAX + Duration::from_secs(1));
+    let file = File::options().write(true).open(parts.path(peer(2), hash(7))).unwrap();
+    file.set_modified(SystemTime::now() + Duration::from_secs(3600)).unwrap();
+    parts.renew(&none);
+    assert_eq!(kept(&parts).len(), 1);
+    assert!(parts.path(peer(3), hash(7)).exists());
+}

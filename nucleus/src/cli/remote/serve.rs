@@ -18,6 +18,7 @@ use cell_abi::{AccountId, CellHash, NanoAtp};
 use cell_host::gate::MODULE_BYTES_MAX;
 use cell_host::{ModuleKind, Rates};
 use clap::Args;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::job_ids;
@@ -152,7 +153,11 @@ fn serve(
     if cache.find(hash).is_none() {
         out.write(Kind::Progress, b"compiling");
     }
-    let compiled = compile::compile(&cache, &wasm, Payer::Peer(&mut bank, payer))?;
+    let compiled = {
+        // Of two that bring the same, the other one finds it compiled.
+        let _alone = modules.lock(hash)?;
+        compile::compile(&cache, &wasm, Payer::Peer(&mut bank, payer))?
+    };
     if compiled.info.kind != ModuleKind::Command {
         return Err(Failure::new(Exit::Refused, "this is a cell, not a command").into());
     }
@@ -185,6 +190,10 @@ fn serve(
         false => format!("have that machine's owner type: cell ledger grant 5 {peer}"),
     };
     let is_given = spec.is_budget_given && !by_slices;
+    if has_hung_up(socket) {
+        // Its number stays free for when it comes again.
+        return Err(Failure::new(Exit::Refused, "the other machine hung up").into());
+    }
     let held = terms.hold(&mut bank, (budget, is_given), &hint)?;
     if let Some(id) = &spec.id {
         job_ids::take(home, peer, id)?;
@@ -215,6 +224,15 @@ fn serve(
         out.write(Kind::Receipt, receipt.as_bytes());
     }
     Ok(End { exit: ended.exit().code(), message: ended.bill(charge, rates), ran: true })
+}
+
+/// Whether nobody is there any more to hear of the job.
+fn has_hung_up(socket: &UnixStream) -> bool {
+    let mut fds = [PollFd::new(socket, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // Where that cannot be known, it is found out later.
+    poll(&mut fds, Some(&now)).is_ok()
+        && fds.iter().any(|fd| fd.revents().intersects(PollFlags::HUP | PollFlags::ERR))
 }
 
 fn receive_spec(socket: &mut &UnixStream) -> anyhow::Result<Spec> {
@@ -253,7 +271,13 @@ fn receive_module(
                 Ok(Some(Kind::Module)) if upload.wasm.len() + content.len() <= length => {
                     upload.add(&content);
                 }
-                _ => return Err(refuse("the module did not come")),
+                came => {
+                    if matches!(came, Ok(Some(Kind::Module))) {
+                        // More than there is to it: what came before is of something else.
+                        upload.discard();
+                    }
+                    return Err(refuse("the module did not come"));
+                }
             }
         }
         if CellHash::of(&upload.wasm) == hash {

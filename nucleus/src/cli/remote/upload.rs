@@ -11,18 +11,21 @@ use super::wire::{self, Kind};
 
 /// How often a machine is dialled for one job.
 pub(super) const UPLOAD_TRIES_MAX: u32 = 6;
+/// The same where other machines could run it as well.
+pub(super) const UPLOAD_TRIES_OF_MANY_MAX: u32 = 2;
 /// How long after the first line was lost it is dialled again; then after twice as long, and so on. A machine
 /// that has not noticed yet counts the job as one that it has.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How often one connection may ask for the module: what came before may have been wrong.
-const ASKED_TIMES: u32 = 2;
+pub(super) const ASKED_MAX: u32 = 2;
 /// A module from this size on has its progress shown, in bytes.
 const SHOWN_BYTES_MIN: usize = 1 << 20;
 
 pub(super) struct Upload<'a> {
     wasm: &'a [u8],
-    /// Connections until now.
+    /// Connections until now, and at most.
     tries: u32,
+    tries_max: u32,
     /// How often this one asked for it.
     asked: u32,
     /// Over this one all of it went.
@@ -34,9 +37,9 @@ pub(super) struct Upload<'a> {
 }
 
 impl<'a> Upload<'a> {
-    pub(super) const fn new(wasm: &'a [u8]) -> Self {
+    pub(super) const fn new(wasm: &'a [u8], tries_max: u32) -> Self {
         let (is_sent, is_under_way, may_have_run) = (false, false, false);
-        Self { wasm, tries: 0, asked: 0, is_sent, is_under_way, may_have_run }
+        Self { wasm, tries: 0, tries_max, asked: 0, is_sent, is_under_way, may_have_run }
     }
 
     /// Another connection is tried.
@@ -51,12 +54,13 @@ impl<'a> Upload<'a> {
 
     /// After how long to dial again, and what people are told; `None` where that would not help.
     pub(super) fn again(&self) -> Option<(Duration, String)> {
-        if !self.is_under_way || self.tries >= UPLOAD_TRIES_MAX {
+        if !self.is_under_way || self.tries >= self.tries_max {
             return None;
         }
         let text = format!(
-            "the line was lost while the module was being sent; dialling again ({} of {UPLOAD_TRIES_MAX})",
-            self.tries + 1
+            "the line was lost while the module was being sent; dialling again ({} of {})",
+            self.tries + 1,
+            self.tries_max
         );
         Some((AGAIN_AFTER * 2_u32.saturating_pow(self.tries.saturating_sub(1)), text))
     }
@@ -64,6 +68,11 @@ impl<'a> Upload<'a> {
     /// Whether the job may have run on a connection that was lost.
     pub(super) const fn may_have_run(&self) -> bool {
         self.may_have_run
+    }
+
+    /// Whether it was dialled before.
+    pub(super) const fn is_again(&self) -> bool {
+        self.tries > 1
     }
 
     /// What it means that this connection is lost.
@@ -89,9 +98,9 @@ impl<'a> Upload<'a> {
     pub(super) fn asked(&mut self, content: &[u8]) -> Option<&'a [u8]> {
         self.asked += 1;
         let at = wire::read_offset(content)?;
-        let is_fit = self.asked == 1 || self.asked <= ASKED_TIMES && at == 0;
+        let is_fit = self.asked == 1 || self.asked <= ASKED_MAX && at == 0;
         let rest = self.wasm.get(at..).filter(|_| is_fit)?;
-        self.is_under_way = true;
+        (self.is_under_way, self.is_sent) = (true, false);
         Some(rest)
     }
 
@@ -129,8 +138,18 @@ mod tests {
 
     /// Dials until that is no use any more, and says how often, and how long it waited.
     #[track_caller]
-    fn check(mut connection: impl FnMut(&mut Upload<'_>), expect: (u32, u64), may_have_run: bool) {
-        let mut upload = Upload::new(b"0123456789");
+    fn check(connection: impl FnMut(&mut Upload<'_>), expect: (u32, u64), may_have_run: bool) {
+        check_of(UPLOAD_TRIES_MAX, connection, expect, may_have_run);
+    }
+
+    #[track_caller]
+    fn check_of(
+        tries_max: u32,
+        mut connection: impl FnMut(&mut Upload<'_>),
+        expect: (u32, u64),
+        may_have_run: bool,
+    ) {
+        let mut upload = Upload::new(b"0123456789", tries_max);
         let mut waited = Duration::ZERO;
         let tries = loop {
             upload.dial();
@@ -161,6 +180,21 @@ mod tests {
             false,
         );
         // Once, and then it cannot be reached.
+        // Where there are others, the next one gets its turn soon.
+        let lost = |upload: &mut Upload<'_>| {
+            assert_eq!(ask(upload, 4), Some(6));
+            upload.lost();
+        };
+        check_of(UPLOAD_TRIES_OF_MANY_MAX, lost, (UPLOAD_TRIES_OF_MANY_MAX, 1), false);
+        // All of it went, and the machine wants it once more: it has run nothing.
+        let wrong = |upload: &mut Upload<'_>| {
+            assert_eq!(ask(upload, 4), Some(6));
+            upload.is_sent = true;
+            assert_eq!(ask(upload, 0), Some(10));
+            assert!(upload.is_stuck());
+            upload.lost();
+        };
+        check(wrong, all, false);
         let asked = |upload: &mut Upload<'_>| {
             if upload.tries == 1 {
                 assert_eq!(ask(upload, 0), Some(10));
@@ -187,7 +221,7 @@ mod tests {
 
     #[test]
     fn what_may_be_asked() {
-        let mut upload = Upload::new(b"0123456789");
+        let mut upload = Upload::new(b"0123456789", UPLOAD_TRIES_MAX);
         upload.dial();
         assert_eq!(upload.asked(&wire::offset(10)), Some(&b""[..]));
         assert_eq!(upload.asked(&wire::offset(0)), Some(&b"0123456789"[..]), "from the start");
