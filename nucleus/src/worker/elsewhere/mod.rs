@@ -193,7 +193,12 @@ impl Elsewhere {
         };
         let slot = match lane.slot(call.receptor, call.schema).await {
             Ok(slot) => slot,
-            Err(error) => return Asked::Refused(machine.refused(&error, flight)),
+            Err(error) => {
+                if !is_word_of_the_machine(&error) {
+                    machine.hang_up(&lane);
+                }
+                return Asked::Refused(machine.refused(&error, flight));
+            }
         };
         let timeout = call.deadline.saturating_duration_since(Instant::now());
         let options = CallOptions { fuel: call.fuel, timeout };
@@ -205,6 +210,14 @@ impl Elsewhere {
             error = lane.is_silent() => Err(error),
         };
         *lock(&lane.used) = Instant::now();
+        // What was opened there is not there any more, or nothing is; or one more would be too many.
+        let is_over = match &answer {
+            Ok(_) => false,
+            Err(error) => error.status() == Some(Status::Gone) || error.status().is_none(),
+        };
+        if is_over || lane.is_full() {
+            machine.hang_up(&lane);
+        }
         match answer {
             Ok(reply) => {
                 flight.answered(reply.fuel());
@@ -216,14 +229,7 @@ impl Elsewhere {
                 let (status, bytes) = (Status::Rejected, reject.encode());
                 Asked::Settled(RemoteReply { status, fuel, bytes })
             }
-            Err(error) => {
-                let is_gone = error.status() == Some(Status::Gone);
-                if is_gone || error.status().is_none() || lane.is_full() {
-                    // What was opened there is not there any more, or nothing is.
-                    machine.hang_up(&lane);
-                }
-                machine.failed(&error, flight, call.fuel)
-            }
+            Err(error) => machine.failed(&error, flight, call.fuel),
         }
     }
 
@@ -354,6 +360,11 @@ impl Machine {
             }
         }
     }
+}
+
+/// Whether a machine that does not open a receptor has at least said so.
+const fn is_word_of_the_machine(error: &Error) -> bool {
+    matches!(error, Error::Failed { .. } | Error::SchemaMismatch { .. } | Error::InvalidName { .. })
 }
 
 impl Lane {
