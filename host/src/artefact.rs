@@ -30,6 +30,23 @@ cell_abi::limits! {
 /// The end of a remembered refusal's file name.
 const REFUSED: &str = "refused";
 
+/// The end of a lock's file name.
+const LOCK: &str = "lock";
+
+/// The right to make one module's artefact.
+#[derive(Debug)]
+pub struct Alone {
+    path: PathBuf,
+    _locked: File,
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        // Who waits for it has it open, and finds the artefact.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
 /// What the compiler said of a module once, and the file that remembers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
@@ -75,6 +92,16 @@ impl ArtefactCache {
         let mac = self.mac(&path, artefact);
         replace(&path, artefact)?;
         replace(&mac_path(&path), mac.as_bytes())
+    }
+
+    /// Waits until nobody else makes this module's artefact, and keeps others from it as long as what comes back
+    /// lives: of two that want the same, the second finds what the first has made.
+    pub fn alone(&self, hash: CellHash) -> io::Result<Alone> {
+        let path = self.path(hash).with_extension(LOCK);
+        let mut open = OpenOptions::new();
+        let file = open.write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+        file.lock()?;
+        Ok(Alone { path, _locked: file })
     }
 
     /// What this module's artefact takes of the disk; 0 if there is none.

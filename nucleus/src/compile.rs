@@ -130,6 +130,11 @@ pub(crate) fn compile(
     if cache.find(hash).is_some() {
         return Ok(Compiled { hash, info, paid: None });
     }
+    // Of several that want the same module one compiles it, and pays.
+    let _alone = cache.alone(hash).context("wait for who compiles the same module")?;
+    if cache.find(hash).is_some() {
+        return Ok(Compiled { hash, info, paid: None });
+    }
     if let Some(Refused { reason, file }) = cache.refused(hash) {
         let file = file.display();
         let message = format!(

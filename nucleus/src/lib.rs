@@ -10,6 +10,7 @@ mod bank;
 mod cli;
 mod compile;
 mod config;
+mod counted;
 mod daemon;
 mod found;
 #[doc(hidden)]
@@ -26,6 +27,7 @@ mod prices;
 mod processes;
 mod reputation;
 mod sdk;
+mod signals;
 mod toolchain;
 mod walls;
 mod worker;

@@ -35,7 +35,6 @@ pub fn dial(
 ) -> Result<UnixStream, PeerError> {
     let (route, deadline) = (Route::parse(address)?, Instant::now() + timeout);
     let stream = connect(route.at, deadline)?;
-    prepare(&stream)?;
     let who = (route.relay, wanted);
     let (stream, session, records) = ask_over(stream, who, credentials, request, deadline)?;
     let (ours, theirs) = UnixStream::pair()?;
@@ -57,7 +56,6 @@ pub fn knock(
     let (route, started) = (Route::parse(address)?, Instant::now());
     if route.relay.is_some() {
         let stream = connect(route.at, started + timeout)?;
-        prepare(&stream)?;
         let mut dialled = Dialled::new(stream, started + timeout)?;
         dialled.pass(route.relay, credentials, wanted)?;
         return Ok(started.elapsed());
@@ -74,10 +72,13 @@ pub fn knock(
     Err(failed)
 }
 
-/// Connects to a host and a port by this time; every address that the host has is tried.
+/// Connects to a host and a port by this time, with the options of [`prepare`]; every address that the host has
+/// is tried.
 pub fn connect(address: &str, deadline: Instant) -> Result<TcpStream, PeerError> {
     let left = || deadline.saturating_duration_since(Instant::now());
-    first_of(address.to_socket_addrs()?, left, TcpStream::connect_timeout)
+    let stream = first_of(address.to_socket_addrs()?, left, TcpStream::connect_timeout)?;
+    prepare(&stream)?;
+    Ok(stream)
 }
 
 /// The first of these that answers. Each has an equal part of the time that is left, so that one from which

@@ -17,6 +17,7 @@ mod request;
 mod session;
 pub mod splice;
 pub mod tunnel;
+mod wait;
 
 pub use credentials::Credentials;
 pub use error::PeerError;

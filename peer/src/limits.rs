@@ -25,8 +25,8 @@ cell_abi::limits! {
         /// It is cut; a longer one that comes is no answer.
         REASON_BYTES_MAX: usize;
     }
-    crate::tunnel {
-        /// How long one side of a session may be silent when the other has ended, in seconds.
+    crate::wait {
+        /// How long one side of a session, or of a connection that is passed on, may be silent when the other has ended, in seconds.
         ///
         /// The session is closed.
         LINGER_S_MAX: i64;

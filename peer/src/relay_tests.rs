@@ -8,24 +8,15 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cell_abi::AccountId;
-use ed25519_dalek::SigningKey;
-
 use super::*;
 use crate::dial::Route;
 use crate::splice::SPLICE_BYTES_MAX;
+use crate::tests::{Node, node_at};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-struct Node {
-    account: AccountId,
-    credentials: Credentials,
-}
-
 fn node(seed: u8) -> Node {
-    let identity = SigningKey::from_bytes(&[seed; 32]);
-    let account = AccountId::from_bytes(identity.verifying_key().to_bytes());
-    Node { account, credentials: Credentials::new(&identity, tunnel::now_s()).unwrap() }
+    node_at(seed, tunnel::now_s())
 }
 
 /// A connection that was accepted, up to what its initiator wants.

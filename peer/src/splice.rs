@@ -1,15 +1,16 @@
 //! Two connections of other machines that become one: bytes pass both ways, unread, at the pace of sessions.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd as _;
 use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 
 use crate::error::PeerError;
 use crate::pace::{self, Pace, Side};
-use crate::tunnel::{LINGER_S_MAX, Pending, is_passing};
+use crate::tunnel::{Pending, is_passing};
+use crate::wait::wait;
 
 /// Bytes of one side that wait until the other takes them.
 pub(crate) const SPLICE_BYTES_MAX: usize = 32 << 10;
@@ -27,46 +28,13 @@ pub fn run(
     let (mut there, mut back) = (Way::new(of_one, pace), Way::new(of_other, pace));
     let mut buffer = vec![0; SPLICE_BYTES_MAX];
     while !(there.is_over() && back.is_over()) {
-        let [of_one, of_other] = wait((one, other), (&there, &back))?;
+        let turn = there.turn().into_iter().chain(back.turn()).min();
+        let ends = [(one.as_fd(), there.flags(&back)), (other.as_fd(), back.flags(&there))];
+        let [of_one, of_other] = wait(ends, turn, there.has_ended || back.has_ended)?;
         there.step((one, of_one), other, &mut buffer)?;
         back.step((other, of_other), one, &mut buffer)?;
     }
     Ok(())
-}
-
-/// Waits until something can go on, and says of whom something came. One that never ends must not keep what nobody is there for any more.
-fn wait(
-    (one, other): (&TcpStream, &TcpStream),
-    (there, back): (&Way<'_>, &Way<'_>),
-) -> Result<[bool; 2], PeerError> {
-    let wanted = [(there, back), (back, there)].map(|(from, to)| {
-        let mut flags = PollFlags::empty();
-        flags.set(PollFlags::IN, from.listens());
-        flags.set(PollFlags::OUT, !to.pending.is_empty());
-        flags
-    });
-    let mut fds = Vec::with_capacity(2);
-    for (stream, flags) in [one, other].into_iter().zip(wanted) {
-        // One that nothing is wanted of would only say again and again that it is hung up.
-        if !flags.is_empty() {
-            fds.push(PollFd::from_borrowed_fd(stream.as_fd(), flags));
-        }
-    }
-    let linger = Timespec { tv_sec: LINGER_S_MAX, tv_nsec: 0 };
-    let turn = there.turn().into_iter().chain(back.turn()).min();
-    let patience = match turn {
-        Some(turn) => turn.saturating_duration_since(Instant::now()).try_into().ok(),
-        None => (there.has_ended || back.has_ended).then_some(linger),
-    };
-    match poll(&mut fds, patience.as_ref()) {
-        // Somebody's turn has come.
-        Ok(0) if turn.is_some() => {}
-        Ok(0) => return Err(PeerError::Connection(ErrorKind::TimedOut)),
-        Ok(_) | Err(rustix::io::Errno::INTR) => {}
-        Err(error) => return Err(std::io::Error::from(error).into()),
-    }
-    let mut came = fds.iter().map(|fd| !(fd.revents() - PollFlags::OUT).is_empty());
-    Ok(wanted.map(|flags| !flags.is_empty() && came.next() == Some(true)))
 }
 
 /// One direction.
@@ -97,6 +65,14 @@ impl<'a> Way<'a> {
     /// Whether its sender is heard now.
     fn listens(&self) -> bool {
         self.pending.is_empty() && !self.has_ended && self.turn().is_none()
+    }
+
+    /// What is wanted of its sender, who takes what comes the other way.
+    fn flags(&self, back: &Self) -> PollFlags {
+        let mut flags = PollFlags::empty();
+        flags.set(PollFlags::IN, self.listens());
+        flags.set(PollFlags::OUT, !back.pending.is_empty());
+        flags
     }
 
     /// When it may go on, if it waits.

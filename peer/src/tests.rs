@@ -16,15 +16,20 @@ use crate::session::{CONTENT_BYTES_MAX, REKEY_RECORDS};
 
 const NOW: u64 = 1_800_000_000;
 
-struct Node {
-    account: AccountId,
-    credentials: Credentials,
+pub(crate) struct Node {
+    pub(crate) account: AccountId,
+    pub(crate) credentials: Credentials,
 }
 
 fn node(seed: u8) -> Node {
+    node_at(seed, NOW)
+}
+
+/// One whose key was signed then.
+pub(crate) fn node_at(seed: u8, now_s: u64) -> Node {
     let identity = SigningKey::from_bytes(&[seed; 32]);
     let account = AccountId::from_bytes(identity.verifying_key().to_bytes());
-    Node { account, credentials: Credentials::new(&identity, NOW).unwrap() }
+    Node { account, credentials: Credentials::new(&identity, now_s).unwrap() }
 }
 
 /// The content of the one record in these bytes.

@@ -7,9 +7,9 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use rustix::net::sockopt;
 
 pub use crate::dial::{Route, ask_over, connect, dial, knock};
@@ -17,15 +17,13 @@ use crate::error::PeerError;
 use crate::pace::{Pace, Side, Way};
 use crate::records::{RECORD_BYTES_MAX, Records};
 use crate::session::{CONTENT_BYTES_MAX, Opened, Session};
+use crate::wait::wait;
 
 /// How long a silent connection is believed to have a peer: it is asked after so long, and again and
 /// again, this many times.
 const ASK_AFTER: Duration = Duration::from_secs(30);
 const ASK_EVERY: Duration = Duration::from_secs(10);
 const ASK_TIMES: u32 = 3;
-
-/// How long one side may go on when the other has ended, in seconds.
-pub(crate) const LINGER_S_MAX: i64 = 10;
 
 /// What a record has besides content: its length, and what proves it.
 const BESIDE_BYTES: usize = 18;
@@ -123,25 +121,9 @@ impl Tunnel<'_> {
         let local_waits = self.of_local.turn().is_some() || self.local_ended;
         of_local.set(PollFlags::IN, self.to_peer.is_empty() && !local_waits);
         of_local.set(PollFlags::OUT, !self.to_local.is_empty());
-        // A socket that nothing is wanted of would only say again and again that it is hung up.
-        let mut fds = Vec::with_capacity(2);
-        for (fd, flags) in [(stream.as_fd(), of_peer), (local.as_fd(), of_local)] {
-            if !flags.is_empty() {
-                fds.push(PollFd::from_borrowed_fd(fd, flags));
-            }
-        }
         let turn = self.of_peer.turn().into_iter().chain(self.of_local.turn()).min();
-        match poll(&mut fds, self.patience(turn).as_ref()) {
-            // Somebody's turn has come.
-            Ok(0) if turn.is_some() => {}
-            Ok(0) => return Err(PeerError::Connection(ErrorKind::TimedOut)),
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(std::io::Error::from(error).into()),
-        }
-        // Whether something came, an error or a hang-up included; what was asked for nothing says nothing.
-        let mut came = fds.iter().map(|fd| !(fd.revents() - PollFlags::OUT).is_empty());
-        let peer_came = !of_peer.is_empty() && came.next() == Some(true);
-        let local_came = !of_local.is_empty() && came.next() == Some(true);
+        let ends = [(stream.as_fd(), of_peer), (local.as_fd(), of_local)];
+        let [peer_came, local_came] = wait(ends, turn, self.local_ended || self.peer_ended)?;
         if (peer_came && of_peer.contains(PollFlags::IN)) || self.of_peer.turn().is_some() {
             self.read_peer(stream)?;
         }
@@ -164,16 +146,6 @@ impl Tunnel<'_> {
             let _ = local.shutdown(Shutdown::Write);
         }
         Ok(())
-    }
-
-    /// How long to wait for what comes; `None` for as long as it takes.
-    fn patience(&self, turn: Option<Instant>) -> Option<Timespec> {
-        if let Some(turn) = turn {
-            return turn.saturating_duration_since(Instant::now()).try_into().ok();
-        }
-        // A peer that never ends must not keep what nobody is there for any more.
-        let linger = Timespec { tv_sec: LINGER_S_MAX, tv_nsec: 0 };
-        (self.local_ended || self.peer_ended).then_some(linger)
     }
 
     /// The peer is heard no more.

@@ -28,6 +28,7 @@ use crate::home::Home;
 use crate::job_worker::{JobReport, Prepare, RunJob, TapeUse, Task};
 use crate::link::ModuleFacts;
 use crate::prices::Prices;
+use crate::signals::{self, Hearing, SignalKind};
 
 /// The budget of who names none: about ten seconds of plain arithmetic.
 const BUDGET_DEFAULT: NanoAtp = NanoAtp(100_000_000_000);
@@ -356,26 +357,15 @@ fn program(module: &Path) -> String {
 
 /// Keeps signals from ending this process for as long as the result lives: the job ends first, and
 /// is paid. Ctrl-C reaches the job's process by itself; a termination is passed on to it.
-pub(super) fn pass_signals_on(child: &Child) -> anyhow::Result<tokio::runtime::Runtime> {
+pub(super) fn pass_signals_on(child: &Child) -> anyhow::Result<Hearing> {
     use rustix::process::{Pid, Signal, kill_process};
-    use tokio::signal::unix::{SignalKind, signal};
     let job = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let (mut interrupts, mut terminations) = {
-        let _entered = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
-    };
-    runtime.spawn(async move { while interrupts.recv().await.is_some() {} });
-    runtime.spawn(async move {
-        while terminations.recv().await.is_some() {
-            if let Some(job) = job {
-                // A job that has ended needs no signal.
-                let _ = kill_process(job, Signal::INT);
-            }
+    Ok(signals::hear(&[SignalKind::interrupt(), SignalKind::terminate()], move |kind| {
+        if let Some(job) = job.filter(|_| kind == SignalKind::terminate()) {
+            // A job that has ended needs no signal.
+            let _ = kill_process(job, Signal::INT);
         }
-    });
-    Ok(runtime)
+    })?)
 }
 
 #[cfg(test)]

@@ -68,12 +68,12 @@ impl Code {
     fn hash(&self) -> Option<String> {
         match &self.what {
             What::Module(compiled, _) => Some(compiled.hash.to_string()),
-            What::Elsewhere(..) => None,
+            What::Elsewhere { .. } => None,
         }
     }
 
     const fn is_elsewhere(&self) -> bool {
-        matches!(self.what, What::Elsewhere(..))
+        matches!(self.what, What::Elsewhere { .. })
     }
 
     /// Whether other machines may call it.
@@ -85,7 +85,10 @@ impl Code {
     fn is_same(&self, what: &What) -> bool {
         match (&self.what, what) {
             (What::Module(a, with), What::Module(b, like)) => a.hash == b.hash && with == like,
-            (What::Elsewhere(a, of), What::Elsewhere(b, like)) => a == b && of == like,
+            (
+                What::Elsewhere { machines: a, for_peers: with },
+                What::Elsewhere { machines: b, for_peers: like },
+            ) => a == b && with == like,
             _ => false,
         }
     }
@@ -282,7 +285,7 @@ impl Cells {
     pub(super) fn machine(&self, name: &str, generation: u64, at: u32) -> Option<&str> {
         let code = self.known.get(name)?.code.as_ref().filter(|c| c.generation == generation)?;
         match &code.what {
-            What::Elsewhere(machines, _) => {
+            What::Elsewhere { machines, .. } => {
                 machines.get(usize::try_from(at).ok()?).map(String::as_str)
             }
             What::Module(..) => None,
@@ -386,11 +389,11 @@ impl Known {
         let (compiled, settings) = match what {
             What::Module(compiled, settings) => (compiled, settings),
             // What it costs there is this machine's to pay, so other machines' calls need a word of its owner.
-            What::Elsewhere(_, false) if is_peers => {
+            What::Elsewhere { for_peers: false, .. } if is_peers => {
                 send(&ToWorker::Drop { cell }, &[]);
                 return Ok(());
             }
-            What::Elsewhere(machines, _) => {
+            What::Elsewhere { machines, .. } => {
                 let machines = machines.clone();
                 send(&ToWorker::LoadElsewhere(LoadElsewhere { cell, generation, machines }), &[]);
                 return Ok(());

@@ -16,8 +16,8 @@ use cell_peer::{Credentials, tunnel};
 
 use super::Event;
 use super::ways::{WayRow, Ways};
-use super::workers::Unheard;
 use crate::config::{Config, Listening, Trust};
+use crate::counted::Counted;
 use crate::home::Home;
 use crate::link::Link;
 use crate::link::gateway::{FromGateway, Reach, ToGateway, Wanted};
@@ -116,13 +116,8 @@ impl Gateway {
     }
 
     /// Starts one that nobody comes to, where cells here call cells elsewhere and the settings name neither.
-    pub(super) fn start_outward(
-        home: &Home,
-        bandwidth_kb_s: Option<u64>,
-        events: &Sender<Event>,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn start_outward(home: &Home, events: &Sender<Event>) -> anyhow::Result<Self> {
         let mut this = Self::new(home, &Listening::default(), (None, None), events);
-        this.bandwidth_kb_s = [bandwidth_kb_s, None];
         this.spawn()?;
         Ok(this)
     }
@@ -173,7 +168,7 @@ impl Gateway {
         thread::Builder::new().name("gateway".into()).spawn(move || {
             let (mut buffer, all) = (Vec::new(), Arc::new(AtomicUsize::new(0)));
             while let Ok(Some((message, fds))) = reader.receive::<FromGateway>(&mut buffer) {
-                let unheard = Unheard::new(&all, 1);
+                let unheard = Counted::new(&all, 1);
                 if all.load(Relaxed) > UNHEARD_MAX {
                     tracing::error!("the gateway says more than is heard; it is ended");
                     break;

@@ -38,14 +38,15 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use cell_abi::Fault;
 use cell_ledger::LedgerError;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bank::Bank;
 use crate::compile;
 use crate::config::Config;
+use crate::counted::Counted;
 use crate::home::Home;
 use crate::link::gateway::FromGateway;
 use crate::link::{FromWorker, ToWorker, records};
+use crate::signals::{self, SignalKind};
 use crate::walls::{Wall, cgroup};
 use announce::Announcer;
 use artefacts::Artefacts;
@@ -62,7 +63,7 @@ use readiness::Readiness;
 use scan::{Scan, Scanner};
 use state::States;
 use storage::Storage;
-use workers::{Unheard, Workers};
+use workers::Workers;
 
 /// How often logs are looked at and a dead worker's back-off ends.
 const TICK: Duration = Duration::from_millis(200);
@@ -74,11 +75,11 @@ const DOWN_TIME_MAX: Duration = Duration::from_secs(4);
 /// What the deciding thread is told.
 pub(crate) enum Event {
     /// The worker with this number said something, with descriptors beside it.
-    Worker(u64, FromWorker, Vec<OwnedFd>, Unheard),
+    Worker(u64, FromWorker, Vec<OwnedFd>, Counted),
     /// The worker with this number is gone.
     WorkerGone(u64),
     /// The gateway with this number said something, with descriptors beside it.
-    Gateway(u64, FromGateway, Vec<OwnedFd>, Unheard),
+    Gateway(u64, FromGateway, Vec<OwnedFd>, Counted),
     /// The gateway with this number is gone.
     GatewayGone(u64),
     /// The connection to a relay that the gateway with this number asked for under this id.
@@ -113,7 +114,11 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
     write!(lock, "{}", std::process::id())?;
     raise_descriptor_limit();
     let (events, inbox) = mpsc::channel();
-    stop_on_signals(events.clone())?;
+    let stop = events.clone();
+    let _signals = signals::hear(&[SignalKind::interrupt(), SignalKind::terminate()], move |_| {
+        // The nucleus may have ended by itself.
+        let _ = stop.send(Event::Stop);
+    })?;
     let bank = Bank::open(home)?;
     let listener = bind_control(home)?;
     let artefacts = Artefacts::new(compile::cache(home)?);
@@ -125,7 +130,7 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<()> {
     let gateway = Gateway::start(home, &config, &events)?;
     let announcer = Announcer::start(home, &config, gateway.as_ref().and_then(Gateway::listens))?;
     let donation = Donation::new(config.donate.clone(), events.clone());
-    let reach = Reach::new(home.clone(), events.clone(), config.peers.bandwidth_kb_s_max);
+    let reach = Reach::new(home.clone(), events.clone());
     control::serve(listener, events)?;
     let (kept, rates) = (config.receipts.kept_mb_max << 20, config.prices.rates());
     let book = Book::new(home, kept, rates)?;
@@ -534,23 +539,4 @@ fn bind(path: &std::path::Path) -> anyhow::Result<UnixListener> {
     })?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     Ok(listener)
-}
-
-fn stop_on_signals(events: Sender<Event>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut interrupt, mut terminate) = {
-        let _entered = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
-    };
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        });
-        // The nucleus may have ended by itself.
-        let _ = events.send(Event::Stop);
-    })?;
-    Ok(())
 }

@@ -41,7 +41,10 @@ pub(crate) struct Prepared {
 pub(super) enum What {
     Module(Compiled, Settings),
     /// Other machines run it: how its manifest names them, and whether calls of peers may go on to it.
-    Elsewhere(Vec<String>, bool),
+    Elsewhere {
+        machines: Vec<String>,
+        for_peers: bool,
+    },
 }
 
 /// Starts the threads; they live as long as the sender.
@@ -110,7 +113,8 @@ fn prepare(artefacts: &Artefacts, home: &Home, name: &str) -> anyhow::Result<Wha
                 manifest.wasm
             );
         }
-        return Ok(What::Elsewhere(manifest.at, manifest.settings.peers));
+        let for_peers = manifest.settings.peers;
+        return Ok(What::Elsewhere { machines: manifest.at, for_peers });
     }
     let wasm = read_file(&directory.join(&manifest.wasm), gate::MODULE_BYTES_MAX as u64)?;
     let compiled = compile::compile(&artefacts.cache, &wasm, Payer::Home(home))?;

@@ -30,8 +30,6 @@ pub(super) const REACHED_PER_WORKER_MAX: usize = 16;
 pub(super) struct Reach {
     home: Home,
     events: Sender<Event>,
-    /// What they may take of the line, in KiB a second, where there is no gateway yet that knows.
-    bandwidth_kb_s: Option<u64>,
     under_way: HashMap<u64, UnderWay>,
     last: u64,
     /// A gateway without all its walls is not to be.
@@ -54,9 +52,9 @@ pub(crate) struct Connected {
 }
 
 impl Reach {
-    pub(super) fn new(home: Home, events: Sender<Event>, bandwidth_kb_s: Option<u64>) -> Self {
+    pub(super) fn new(home: Home, events: Sender<Event>) -> Self {
         let (under_way, last, is_refused) = (HashMap::new(), 0, false);
-        Self { home, events, bandwidth_kb_s, under_way, last, is_refused }
+        Self { home, events, under_way, last, is_refused }
     }
 
     /// From now on nothing is reached.
@@ -89,7 +87,6 @@ fn connect(home: &Home, cell: &str, named: &str) -> anyhow::Result<Connected> {
     let Remote { machine, cell } = Remote::of_manifest(named, cell, &Peers::read(home)?)?;
     let route = Route::parse(&machine.address)?;
     let stream = tunnel::connect(route.at, Instant::now() + REACH_TIME_MAX)?;
-    tunnel::prepare(&stream)?;
     let (relay, peer) = (route.relay, machine.peer);
     Ok(Connected { stream, relay, peer, request: Request::Cell(cell) })
 }
@@ -135,8 +132,8 @@ impl Nucleus {
             if self.reach.is_refused {
                 return Err("a wall around the gateway is missing, and nucleus.toml says require_walls = true".into());
             }
-            let Reach { home, events, bandwidth_kb_s, .. } = &self.reach;
-            let started = Gateway::start_outward(home, *bandwidth_kb_s, events);
+            let Reach { home, events, .. } = &self.reach;
+            let started = Gateway::start_outward(home, events);
             self.gateway = Some(started.map_err(|error| format!("{error:#}"))?);
         }
         self.gateway.as_mut().ok_or_else(|| "there is no gateway".into())
@@ -178,7 +175,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let home = Home::locate(Some(place.path().to_owned())).unwrap();
         let (events, inbox) = mpsc::channel();
-        let mut reach = Reach::new(home, events, None);
+        let mut reach = Reach::new(home, events);
         let reached = || Reached { cell: "far".into(), generation: 1, machine: 0, error: None };
         let named = "nobody".to_owned();
         for id in 1..=REACHED_AT_ONCE_MAX as u64 {

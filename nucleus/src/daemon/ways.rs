@@ -14,6 +14,7 @@ use cell_peer::tunnel;
 use serde::{Deserialize, Serialize};
 
 use super::Event;
+use crate::counted::Counted;
 use crate::link::gateway::DIAL_TIME_MAX;
 
 /// Connections to relays that are being opened.
@@ -91,7 +92,7 @@ impl Ways {
         let dialled = move |stream: Result<TcpStream, String>| Event::Dialled(number, id, stream);
         let row = usize::try_from(way).ok().and_then(|way| self.all.get(way));
         let address = row.and_then(|row| row.address.parse::<Address>().ok());
-        let counted = Counted::new(&self.dialling);
+        let counted = Counted::new(&self.dialling, 1);
         let why = match address {
             Some(address) if self.dialling.load(Relaxed) <= DIALS_MAX => {
                 let events = events.clone();
@@ -99,10 +100,6 @@ impl Ways {
                     let _counted = counted;
                     let until = Instant::now() + DIAL_TIME_MAX;
                     let stream = tunnel::connect(address.host_and_port(), until);
-                    let stream = stream.and_then(|stream| {
-                        tunnel::prepare(&stream)?;
-                        Ok(stream)
-                    });
                     // The nucleus may have ended first.
                     let _ = events.send(dialled(stream.map_err(|error| error.to_string())));
                 });
@@ -115,22 +112,6 @@ impl Ways {
             None => "there is no such relay".into(),
         };
         let _ = events.send(dialled(Err(why)));
-    }
-}
-
-/// A connection that is being opened.
-struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    fn new(all: &Arc<AtomicUsize>) -> Self {
-        all.fetch_add(1, Relaxed);
-        Self(Arc::clone(all))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
     }
 }
 
@@ -157,7 +138,7 @@ mod tests {
         };
         assert_eq!(dialled(1, 0), Ok(()));
         assert!(dialled(2, 1).unwrap_err().contains("no such relay"));
-        let under_way: Vec<_> = (0..DIALS_MAX).map(|_| Counted::new(&ways.dialling)).collect();
+        let under_way: Vec<_> = (0..DIALS_MAX).map(|_| Counted::new(&ways.dialling, 1)).collect();
         assert!(dialled(3, 0).unwrap_err().contains("too many"));
         drop(under_way);
         assert_eq!(dialled(4, 0), Ok(()));

@@ -23,6 +23,7 @@ use super::control::WorkerRow;
 use super::state::States;
 use crate::bank::{Accounts, Bank};
 use crate::config::Config;
+use crate::counted::Counted;
 use crate::link::state::StateStream;
 use crate::link::{FromWorker, Link, PEER_UID_MIN, Start, ToWorker, Totals};
 use crate::processes::Process;
@@ -91,26 +92,6 @@ struct Running {
     leaves: bool,
     totals: Totals,
     waiting: Vec<(String, OwnedFd)>,
-}
-
-/// Counts a message, by its bytes or as one, from when it came until it was dealt with.
-#[derive(Debug)]
-pub(crate) struct Unheard {
-    all: Arc<AtomicUsize>,
-    amount: usize,
-}
-
-impl Unheard {
-    pub(super) fn new(all: &Arc<AtomicUsize>, amount: usize) -> Self {
-        all.fetch_add(amount, Relaxed);
-        Self { all: Arc::clone(all), amount }
-    }
-}
-
-impl Drop for Unheard {
-    fn drop(&mut self) {
-        self.all.fetch_sub(self.amount, Relaxed);
-    }
 }
 
 impl Workers {
@@ -493,7 +474,7 @@ fn read(link: &Link, number: u64, artefacts: &Artefacts, events: &Sender<Event>)
         let received = link.receive_sized::<FromWorker>(&mut buffer);
         let bytes = received.as_ref().ok().and_then(Option::as_ref).map_or(0, |(.., bytes)| *bytes);
         let waiting = all.load(Relaxed);
-        let unheard = Unheard::new(&all, bytes);
+        let unheard = Counted::new(&all, bytes);
         let event = match received {
             Ok(_) if waiting > UNHEARD_BYTES_MAX => {
                 tracing::error!(worker = number, "a worker sends more than is heard; it is ended");

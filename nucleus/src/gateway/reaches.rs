@@ -13,6 +13,7 @@ use cell_abi::AccountId;
 use cell_peer::{Credentials, PeerError, Records, Request, Session, tunnel};
 
 use super::hall::NO_ROOM;
+use crate::counted::Counted;
 use crate::link::Link;
 use crate::link::gateway::{FromGateway, REACH_TIME_MAX, Reach};
 
@@ -22,15 +23,6 @@ pub(super) const REACHES_MAX: usize = 256;
 /// Those that there are.
 #[derive(Debug, Default)]
 pub(super) struct Reaches(Arc<AtomicUsize>);
-
-/// One of them, for as long as this lives.
-struct Counted(Arc<AtomicUsize>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
 
 impl Reaches {
     /// Begins a session on a thread of its own, which the nucleus hears of either way. The outer error is the
@@ -43,8 +35,8 @@ impl Reaches {
         link: &Link,
     ) -> anyhow::Result<()> {
         let id = reach.id;
-        let before = self.0.fetch_add(1, Relaxed);
-        let counted = Counted(Arc::clone(&self.0));
+        let before = self.0.load(Relaxed);
+        let counted = Counted::new(&self.0, 1);
         let refused = match (stream, Request::decode(&reach.request), link.try_clone()) {
             _ if before >= REACHES_MAX => "there are too many sessions with cells elsewhere".into(),
             (None, ..) => "the connection is lost".into(),
@@ -127,12 +119,7 @@ mod tests {
         assert!(!why(request.clone(), Some(hangs_up())).contains("too many"));
         assert!(why(request.clone(), None).contains("connection is lost"));
         assert!(why(b"\xff".to_vec(), Some(hangs_up())).contains("unknown kind"));
-        let all: Vec<_> = (0..REACHES_MAX)
-            .map(|_| {
-                reaches.0.fetch_add(1, Relaxed);
-                Counted(Arc::clone(&reaches.0))
-            })
-            .collect();
+        let all = Counted::new(&reaches.0, REACHES_MAX);
         assert!(why(request.clone(), Some(hangs_up())).contains("too many"));
         drop(all);
         assert!(!why(request, Some(hangs_up())).contains("too many"));

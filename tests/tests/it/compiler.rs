@@ -48,6 +48,25 @@ fn remembered(home: &Home) -> Vec<PathBuf> {
     files.filter(|path| path.extension().is_some_and(|found| found == "refused")).collect()
 }
 
+/// Of several that run one new module at once each compiled it, and the owner paid as often.
+#[test]
+fn who_comes_at_once_compiles_once() {
+    let home = Home::new();
+    let path = put(&home, "loops.wasm", &loops(20));
+    let price = price(&home, &path);
+    let run =
+        || home.command(["run", path.to_str().unwrap()]).stderr(Stdio::null()).spawn().unwrap();
+    let running: Vec<_> = (0..4).map(|_| run()).collect();
+    for mut one in running {
+        assert!(one.wait().unwrap().success());
+    }
+    assert_eq!(home.spent_on_compiling(), price);
+    let left =
+        fs::read_dir(home.path().join("artefacts")).unwrap().map(|entry| entry.unwrap().path());
+    let locks = left.filter(|path| path.extension().is_some_and(|ending| ending == "lock"));
+    assert_eq!(locks.count(), 0);
+}
+
 /// Each of these once took a compiler seconds, or gigabytes, for a few kilobytes.
 #[test]
 fn bombs_are_refused_or_compiled() {

@@ -93,7 +93,8 @@ fn a_cell_calls_a_cell_of_another_machine() {
     println!("both ledgers say {there} nano-ATP, and the caller paid {fuel} in all");
     eventually("`cell ps` counts them", || {
         let stats = &nucleus.row("worker")?["stats"];
-        (stats["calls"] == 3 && stats["timed"] == 3 && stats["failed"] == 0).then_some(())
+        let counts = stats["calls"] == 3 && stats["timed"] == 3 && stats["failed"] == 0;
+        (counts && stats["p50_us"].as_u64()? > 0).then_some(())
     });
     for nucleus in [&nucleus, &donor.nucleus] {
         nucleus.cell(["ledger", "verify"]).expect(0);
@@ -215,6 +216,12 @@ fn what_fails_elsewhere_is_told_and_paid_once() {
         let (_, found, _) = call(&mut client, &slot, PATIENCE).ok()?;
         found.contains("no peer is called `attic`").then_some(())
     });
+    eventually("`cell ps` has the last error", || {
+        let row = nucleus.row("far")?;
+        row["stats"]["last_error"].as_str()?.contains("attic").then_some(())
+    });
+    home.cell(["rm", "far"]).expect(0);
+    assert_eq!(call(&mut client, &slot, PATIENCE).unwrap().0, Status::UnknownCell);
     nucleus.cell(["ledger", "verify"]).expect(0);
 }
 

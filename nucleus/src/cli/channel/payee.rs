@@ -22,7 +22,6 @@ use cell_ledger::{ContentHash, signed};
 use cell_peer::tunnel::now_s;
 use clap::Args;
 use ed25519_dalek::SigningKey;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::books::{Books, within};
 use super::store::{Kept, Side, Store};
@@ -33,6 +32,7 @@ use crate::cli::{Exit, Failure, Global};
 use crate::config::Config;
 use crate::home::Home;
 use crate::link::Link;
+use crate::signals::{self, SignalKind};
 
 /// Channels of one other machine that are open at once.
 pub(super) const OPEN_PER_PEER_MAX: usize = 16;
@@ -82,7 +82,10 @@ pub(crate) fn serve(arguments: &Arguments, global: &Global) -> anyhow::Result<()
         live: None,
     };
     let (from, is_down) = (listen(socket)?, Arc::new(AtomicBool::new(false)));
-    let _signals = hear_of_the_end(Arc::clone(&is_down))?;
+    let _signals = signals::hear(&[SignalKind::terminate()], {
+        let is_down = Arc::clone(&is_down);
+        move |_| is_down.store(true, Relaxed)
+    })?;
     let (began, mut messages, mut going_down) = (Instant::now(), 0, None::<Instant>);
     let (mut heard_at, mut billed_at) = (began, began);
     loop {
@@ -144,22 +147,6 @@ fn listen(socket: UnixStream) -> anyhow::Result<Receiver<Option<Box<ToPayee>>>> 
         let _ = send.send(None);
     })?;
     Ok(receive)
-}
-
-/// Notes that the nucleus goes down, for as long as the runtime lives.
-fn hear_of_the_end(is_down: Arc<AtomicBool>) -> anyhow::Result<tokio::runtime::Runtime> {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let mut terminations = {
-        let _entered = runtime.enter();
-        signal(SignalKind::terminate())?
-    };
-    runtime.spawn(async move {
-        while terminations.recv().await.is_some() {
-            is_down.store(true, Relaxed);
-        }
-    });
-    Ok(runtime)
 }
 
 struct Teller {

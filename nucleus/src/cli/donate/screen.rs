@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 use ratatui::crossterm::terminal::{disable_raw_mode, enable_raw_mode};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::earned::{Earned, Earnings};
 use super::{state, text, told, value};
@@ -17,6 +16,7 @@ use crate::cli::{Exit, Failure, Output};
 use crate::daemon::donation::{Donating, DonationRow};
 use crate::home::Home;
 use crate::processes::Process;
+use crate::signals::{self, ENDS, Hearing};
 
 /// How often the nucleus is asked, and hears that it is still lent.
 const ASK_EVERY: Duration = Duration::from_millis(500);
@@ -39,6 +39,7 @@ enum Heard {
 pub(super) struct News {
     sender: Sender<Heard>,
     heard: Receiver<Heard>,
+    _signals: Hearing,
 }
 
 /// Why the show ended, and the guests that were seen last.
@@ -51,8 +52,9 @@ impl News {
     /// Listens to signals from now on, so that none is lost.
     pub(super) fn start() -> anyhow::Result<Self> {
         let (sender, heard) = mpsc::channel();
-        stop_on_signals(sender.clone())?;
-        Ok(Self { sender, heard })
+        let stop = sender.clone();
+        let signals = signals::hear(&ENDS, move |_| drop(stop.send(Heard::Stop)))?;
+        Ok(Self { sender, heard, _signals: signals })
     }
 }
 
@@ -195,26 +197,6 @@ fn count(home: Home, since_ms: u64, heard: Sender<Heard>) -> anyhow::Result<()> 
             }
             thread::sleep(COUNT_EVERY);
         }
-    })?;
-    Ok(())
-}
-
-fn stop_on_signals(heard: Sender<Heard>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut interrupt, mut terminate, mut hang_up) = {
-        let _entered = runtime.enter();
-        let kinds = (SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup());
-        (signal(kinds.0)?, signal(kinds.1)?, signal(kinds.2)?)
-    };
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-                _ = hang_up.recv() => {}
-            }
-        });
-        let _ = heard.send(Heard::Stop);
     })?;
     Ok(())
 }

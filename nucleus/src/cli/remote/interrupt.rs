@@ -6,10 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::process::Signal;
-use tokio::signal::unix::{SignalKind, signal};
-
 use crate::cli::{Exit, Failure};
+use crate::signals::{self, Hearing, SignalKind};
 
 /// Whether this command was interrupted, and what hangs up then.
 #[derive(Debug, Clone, Default)]
@@ -22,28 +20,16 @@ struct State {
 }
 
 impl Interrupts {
-    /// Hears of signals for as long as the runtime that comes back lives.
-    pub(super) fn hear(&self) -> anyhow::Result<tokio::runtime::Runtime> {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        for (kind, number) in
-            [(SignalKind::interrupt(), Signal::INT), (SignalKind::terminate(), Signal::TERM)]
-        {
-            let mut signals = {
-                let _entered = runtime.enter();
-                signal(kind)?
-            };
-            let this = self.clone();
-            runtime.spawn(async move {
-                while signals.recv().await.is_some() {
-                    if this.has_happened() {
-                        std::process::exit(128 + number.as_raw());
-                    }
-                    this.happen();
-                }
-            });
-        }
-        Ok(runtime)
+    /// Hears of signals for as long as what comes back lives.
+    pub(super) fn hear(&self) -> anyhow::Result<Hearing> {
+        let this = self.clone();
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate()];
+        Ok(signals::hear(&kinds, move |kind| {
+            if this.has_happened() {
+                std::process::exit(128 + kind.as_raw_value());
+            }
+            this.happen();
+        })?)
     }
 
     /// This line is hung up, then or now.

@@ -1,8 +1,7 @@
 //! Modules that other machines sent, kept by their hash for the next job.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -10,7 +9,6 @@ use anyhow::Context as _;
 use cell_abi::CellHash;
 use cell_host::ArtefactCache;
 use cell_host::gate::MODULE_BYTES_MAX;
-use rustix::fs::{FlockOperation, flock};
 
 use super::parts::{self, Parts};
 use crate::home::{Home, read_file, replace_file};
@@ -22,9 +20,6 @@ pub(super) const MODULES_BYTES_MAX: u64 = 1 << 30;
 pub(super) const MODULES_MAX: usize = 1024;
 /// What the smallest file takes of a disk.
 const BLOCK_BYTES: u64 = 4096;
-
-/// How the name of a module's lock ends.
-const LOCK: &str = "lock";
 
 /// The directory that they are in.
 pub(super) struct Modules {
@@ -73,8 +68,8 @@ impl Modules {
             let entry = entry.ok()?;
             let about = entry.metadata().ok()?;
             let path = entry.path();
-            if path.extension().is_some_and(|ending| ending == parts::ENDING || ending == LOCK) {
-                // Parts have limits of their own, and a lock is there for as long as somebody compiles.
+            if path.extension().is_some_and(|ending| ending == parts::ENDING) {
+                // They have limits of their own.
                 return None;
             }
             let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
@@ -100,62 +95,7 @@ impl Modules {
         Ok(())
     }
 
-    /// Has no other process compile this module as long as what comes back lives.
-    pub(super) fn lock(&self, hash: CellHash) -> anyhow::Result<Alone> {
-        let path = self.path(hash).with_extension(LOCK);
-        let mut open = OpenOptions::new();
-        let open = open.write(true).create(true).truncate(false).mode(0o600);
-        let file = open.open(&path).with_context(|| format!("open {}", path.display()))?;
-        flock(&file, FlockOperation::LockExclusive).context("lock a module")?;
-        Ok(Alone { path, _file: file })
-    }
-
     fn path(&self, hash: CellHash) -> PathBuf {
         self.directory.join(format!("{hash}.wasm"))
-    }
-}
-
-/// The right to compile a module, for as long as this lives.
-pub(super) struct Alone {
-    path: PathBuf,
-    _file: File,
-}
-
-impl Drop for Alone {
-    fn drop(&mut self) {
-        // Who waits for it finds the module compiled, or refused, and needs no lock any more.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::thread;
-
-    use super::*;
-
-    #[test]
-    fn one_compiles_at_a_time() {
-        let directory = tempfile::tempdir().unwrap();
-        let home = Home::locate(Some(directory.path().to_owned())).unwrap();
-        let modules = Modules::open(&home, None).unwrap();
-        let (hash, other) = (CellHash::of(b"a"), CellHash::of(b"b"));
-        let alone = modules.lock(hash).unwrap();
-        drop(modules.lock(other).unwrap());
-        let (done, is_done) = std::sync::mpsc::channel();
-        thread::scope(|scope| {
-            let waiting = &modules;
-            scope.spawn(move || {
-                let _alone = waiting.lock(hash).unwrap();
-                done.send(()).unwrap();
-            });
-            let free = File::open(&alone.path).unwrap();
-            assert!(flock(&free, FlockOperation::NonBlockingLockExclusive).is_err());
-            assert!(is_done.try_recv().is_err());
-            drop(alone);
-            is_done.recv().unwrap();
-        });
-        let left = fs::read_dir(home.root().join("modules")).unwrap();
-        assert_eq!(left.count(), 0);
     }
 }

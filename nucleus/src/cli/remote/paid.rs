@@ -15,6 +15,7 @@ use crate::cli::channel::{Money, Paying, Purse, Settled};
 use crate::cli::{Exit, Failure};
 use crate::home::Home;
 use crate::peers::Machine;
+use crate::signals::Hearing;
 
 /// The least that is agreed to at a time, in nano-ATP: a machine does not work for less than it costs to ask.
 const SLICE_NANO_MIN: u64 = 10_000_000;
@@ -37,7 +38,7 @@ pub(crate) struct Pay {
 
 impl Pay {
     /// From now on Ctrl-C ends the work and pays for it, where a channel does.
-    pub(super) fn hear_interrupts(&self) -> anyhow::Result<Option<tokio::runtime::Runtime>> {
+    pub(super) fn hear_interrupts(&self) -> anyhow::Result<Option<Hearing>> {
         self.ledger.as_ref().map(|_| self.interrupts.hear()).transpose()
     }
 

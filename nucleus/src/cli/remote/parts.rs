@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use cell_abi::{AccountId, CellHash};
 use cell_host::gate::MODULE_BYTES_MAX;
-use rustix::fs::{FlockOperation, flock, statvfs};
+use rustix::fs::statvfs;
 
 use crate::peers::Peers;
 
@@ -81,19 +81,23 @@ impl Parts {
     /// Drops what is too old, though nobody sends anything more.
     pub(super) fn renew(&self, peers: &Peers) {
         let renew = || {
-            let directory = File::open(&self.directory)?;
-            flock(&directory, FlockOperation::LockExclusive)?;
+            let _alone = self.alone()?;
             self.tidy(peers, free_bytes(&self.directory)?)
         };
         // Where that fails it is done another time.
         let _: io::Result<()> = renew();
     }
 
+    /// Until this is dropped no other process makes room.
+    fn alone(&self) -> io::Result<File> {
+        let directory = File::open(&self.directory)?;
+        directory.lock()?;
+        Ok(directory)
+    }
+
     /// Opens a part, and makes room for it.
     fn claim(&self, path: &Path, peers: &Peers) -> io::Result<File> {
-        // Until this is dropped no other process makes room.
-        let directory = File::open(&self.directory)?;
-        flock(&directory, FlockOperation::LockExclusive)?;
+        let _alone = self.alone()?;
         let free = free_bytes(&self.directory)?;
         let mut open = OpenOptions::new();
         let open = open.read(true).write(true).create(true).truncate(false).mode(0o600);

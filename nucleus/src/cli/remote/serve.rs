@@ -153,11 +153,7 @@ fn serve(
     if cache.find(hash).is_none() {
         out.write(Kind::Progress, b"compiling");
     }
-    let compiled = {
-        // Of two that bring the same, the other one finds it compiled.
-        let _alone = modules.lock(hash)?;
-        compile::compile(&cache, &wasm, Payer::Peer(&mut bank, payer))?
-    };
+    let compiled = compile::compile(&cache, &wasm, Payer::Peer(&mut bank, payer))?;
     if compiled.info.kind != ModuleKind::Command {
         return Err(Failure::new(Exit::Refused, "this is a cell, not a command").into());
     }

@@ -11,12 +11,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::state::{News, State};
 use super::view::draw;
 use crate::cli::{Exit, ps};
 use crate::home::Home;
+use crate::signals::{self, ENDS};
 
 /// How often news and signals are looked for while no key comes.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -27,7 +27,12 @@ pub(super) fn run(
     interval: Duration,
     iterations: Option<u64>,
 ) -> anyhow::Result<Exit> {
-    let ended = end_on_signals()?;
+    // They would otherwise end the process with the terminal in disorder.
+    let ended = Arc::new(AtomicBool::new(false));
+    let _signals = signals::hear(&ENDS, {
+        let ended = Arc::clone(&ended);
+        move |_| ended.store(true, Relaxed)
+    })?;
     let news = ask_on_and_on(home.clone(), interval)?;
     // Also gives the terminal back when something panics, before the panic is told.
     let mut terminal = ratatui::try_init().context("take the terminal")?;
@@ -95,27 +100,4 @@ fn ask_on_and_on(home: Home, interval: Duration) -> anyhow::Result<Receiver<News
     };
     thread::Builder::new().name("ask".into()).spawn(move || ask(sender))?;
     Ok(receiver)
-}
-
-/// A flag that signals set which would otherwise end the process with the terminal in disorder.
-fn end_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut interrupt, mut terminate, mut hang_up) = {
-        let _entered = runtime.enter();
-        let kinds = (SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup());
-        (signal(kinds.0)?, signal(kinds.1)?, signal(kinds.2)?)
-    };
-    let ended = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&ended);
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-                _ = hang_up.recv() => {}
-            }
-        });
-        flag.store(true, Relaxed);
-    })?;
-    Ok(ended)
 }

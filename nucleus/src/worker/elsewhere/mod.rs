@@ -6,7 +6,6 @@
 
 pub(super) mod choice;
 
-use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -67,11 +66,19 @@ enum Line {
 #[derive(Debug)]
 struct Lane {
     client: Client,
-    /// The receptors that were opened there, by name and by the schema of who calls.
-    slots: Mutex<HashMap<(String, String), RawSlot>>,
+    /// The receptors that were opened there: few, as a rule.
+    slots: Mutex<Vec<Opened>>,
     /// Held while one is opened: who comes meanwhile wants the same one, most likely.
     opening: tokio::sync::Mutex<()>,
     used: Mutex<Instant>,
+}
+
+/// A receptor that was opened, as a cell that calls it knows it.
+#[derive(Debug)]
+struct Opened {
+    receptor: String,
+    schema: String,
+    slot: RawSlot,
 }
 
 /// What asking one machine came to.
@@ -370,8 +377,11 @@ const fn is_word_of_the_machine(error: &Error) -> bool {
 impl Lane {
     /// The receptor as its caller knows it, which is opened once.
     async fn slot(&self, receptor: &str, schema: &str) -> Result<RawSlot, Error> {
-        let key = (receptor.to_owned(), schema.to_owned());
-        let known = || lock(&self.slots).get(&key).cloned();
+        let known = || {
+            let slots = lock(&self.slots);
+            let is_it = |opened: &&Opened| opened.receptor == receptor && opened.schema == schema;
+            slots.iter().find(is_it).map(|opened| opened.slot.clone())
+        };
         if let Some(slot) = known() {
             return Ok(slot);
         }
@@ -384,7 +394,8 @@ impl Lane {
                 "" => self.client.open_raw(receptor).await?,
                 schema => self.client.open_schema(receptor, schema).await?,
             };
-            lock(&self.slots).insert(key.clone(), slot.clone());
+            let (receptor, schema) = (receptor.to_owned(), schema.to_owned());
+            lock(&self.slots).push(Opened { receptor, schema, slot: slot.clone() });
             Ok(slot)
         });
         opened.await.map_err(|_| Error::TimedOut)?
