@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use cell_abi::AccountId;
+use cell_discovery::Address;
 use cell_host::Sandbox;
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -57,22 +58,9 @@ pub(super) fn parse_name(text: &str) -> Result<String, String> {
 }
 
 fn parse_address(text: &str) -> Result<String, String> {
-    let how = "write HOST:PORT, such as 192.168.1.7:7316, or RELAYKEY@HOST:PORT for a machine behind a relay";
-    let at = match text.split_once('@') {
-        Some((relay, at)) => {
-            parse_key(relay).map(|_| at).map_err(|error| format!("{error}; {how}"))?
-        }
-        None => text,
-    };
-    match at.rsplit_once(':') {
-        Some((host, port))
-            if !host.is_empty()
-                && !host.contains('@')
-                && port.parse::<u16>().is_ok_and(|port| port > 0) =>
-        {
-            Ok(text.to_owned())
-        }
-        _ => Err(how.into()),
+    match text.parse::<Address>() {
+        Ok(address) => Ok(address.to_string()),
+        Err(_) => Err("write HOST:PORT, such as 192.168.1.7:7316, or RELAYKEY@HOST:PORT for a machine behind a relay".into()),
     }
 }
 

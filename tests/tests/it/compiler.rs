@@ -52,7 +52,7 @@ fn remembered(home: &Home) -> Vec<PathBuf> {
 #[test]
 fn who_comes_at_once_compiles_once() {
     let home = Home::new();
-    let path = put(&home, "loops.wasm", &loops(20));
+    let path = put(&home, "loops.wasm", &loops(3));
     let price = price(&home, &path);
     let run =
         || home.command(["run", path.to_str().unwrap()]).stderr(Stdio::null()).spawn().unwrap();
